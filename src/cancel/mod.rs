@@ -1,0 +1,1 @@
+//! Stopping a query from another connection.

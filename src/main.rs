@@ -1,0 +1,2 @@
+//! The pgweir command.
+fn main() {}

@@ -1,0 +1,8 @@
+//! What happened: counts, cards of live connections, and the unit of time they use.
+//!
+//! - [`moment`]: microseconds since the process started, the only time the rules know
+//! - [`counters`]: relaxed atomics per pool; the fields are the SHOW STATS columns
+//! - [`roster`]: cards of live clients and servers, for SHOW, KILL and the janitor
+pub mod counters;
+pub mod moment;
+pub mod roster;

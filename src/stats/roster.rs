@@ -1,0 +1,477 @@
+//! Cards of live clients and servers: what SHOW reads, KILL orders and the janitor sweeps.
+//!
+//! A card is a connection's public face. Its task writes it with relaxed stores on the hot path; everybody else reads it,
+//! or leaves an [`Order`] on it and wakes the task. The roster itself is locked only when a connection comes or goes.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::Waker;
+use std::time::SystemTime;
+
+use super::moment::Moment;
+
+/// One end of a socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// A TCP address.
+    Tcp(SocketAddr),
+    /// A Unix socket: the port that names it, and the peer's process and user where the kernel told them.
+    Unix {
+        /// Port number that names the socket file.
+        port: u16,
+        /// Peer process.
+        pid: Option<i32>,
+        /// Peer user.
+        uid: Option<u32>,
+    },
+}
+
+/// What a client is doing, in the words of SHOW CLIENTS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ClientState {
+    /// Not yet logged in.
+    Login,
+    /// Logged in, with or without a server (SHOW says `idle` where it has none).
+    Active,
+    /// In line for a server.
+    Waiting,
+}
+
+/// What a server is doing, in the words of SHOW SERVERS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ServerState {
+    /// Connecting or logging in.
+    New,
+    /// On loan to a client.
+    Active,
+    /// On the shelf, ready.
+    Idle,
+    /// On the shelf, due for server_check_query before use.
+    Used,
+    /// Running server_reset_query or server_check_query.
+    Tested,
+    /// Kept back until a cancel request for it has settled.
+    BeingCanceled,
+}
+
+/// Why a connection's task must end at its next look at the card.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Order {
+    /// No order.
+    None,
+    /// KILL_CLIENT or KILL.
+    Kill,
+    /// query_timeout passed.
+    QueryTimeout,
+    /// transaction_timeout passed.
+    TransactionTimeout,
+    /// idle_transaction_timeout passed.
+    IdleTransactionTimeout,
+    /// client_idle_timeout passed.
+    ClientIdleTimeout,
+    /// client_login_timeout passed.
+    ClientLoginTimeout,
+    /// The process stops.
+    Shutdown,
+}
+
+const ORDERS: [Order; 8] = [
+    Order::None,
+    Order::Kill,
+    Order::QueryTimeout,
+    Order::TransactionTimeout,
+    Order::IdleTransactionTimeout,
+    Order::ClientIdleTimeout,
+    Order::ClientLoginTimeout,
+    Order::Shutdown,
+];
+const CLIENT_STATES: [ClientState; 3] = [ClientState::Login, ClientState::Active, ClientState::Waiting];
+const SERVER_STATES: [ServerState; 6] = [
+    ServerState::New,
+    ServerState::Active,
+    ServerState::Idle,
+    ServerState::Used,
+    ServerState::Tested,
+    ServerState::BeingCanceled,
+];
+
+/// Who a connection is for.
+#[derive(Clone, Debug)]
+pub struct Names {
+    /// Database as the client names it.
+    pub database: Arc<str>,
+    /// User name.
+    pub user: Arc<str>,
+}
+
+/// The public face of one application connection.
+#[derive(Debug)]
+pub struct ClientCard {
+    /// Number of the connection, unique in this process; the `id` column.
+    pub id: u64,
+    /// The application's end.
+    pub peer: Endpoint,
+    /// Our end.
+    pub local: Endpoint,
+    /// When it was accepted.
+    pub connected_at: SystemTime,
+    /// When it was accepted, on the rules' clock.
+    pub connected: Moment,
+    /// Set once the startup message was read.
+    pub names: OnceLock<Names>,
+    /// The client's application_name, as last known.
+    pub application_name: Mutex<Arc<str>>,
+    /// Prepared statements the client holds.
+    pub prepared_statements: AtomicU32,
+    /// `physical`, `logical` or nothing: 2, 1, 0.
+    pub replication: AtomicU8,
+    /// Is this a console client?
+    pub console: AtomicBool,
+    state: AtomicU8,
+    link: AtomicU64,
+    /// When the last request began; also when waiting began. Microseconds of [`Moment`].
+    request_at: AtomicU64,
+    /// When the transaction began; 0 outside of one.
+    xact_at: AtomicU64,
+    /// When the server last had nothing to do for this client inside a transaction; 0 otherwise.
+    idle_in_xact_at: AtomicU64,
+    /// When the client last came to rest without a server; 0 while it has one.
+    rest_at: AtomicU64,
+    order: AtomicU8,
+    waker: OnceLock<Waker>,
+}
+
+impl ClientCard {
+    /// A card for a connection just accepted.
+    pub fn new(id: u64, peer: Endpoint, local: Endpoint, connected_at: SystemTime, now: Moment) -> ClientCard {
+        ClientCard {
+            id,
+            peer,
+            local,
+            connected_at,
+            connected: now,
+            names: OnceLock::new(),
+            application_name: Mutex::new(Arc::from("")),
+            prepared_statements: AtomicU32::new(0),
+            replication: AtomicU8::new(0),
+            console: AtomicBool::new(false),
+            state: AtomicU8::new(ClientState::Login as u8),
+            link: AtomicU64::new(0),
+            request_at: AtomicU64::new(now.0),
+            xact_at: AtomicU64::new(0),
+            idle_in_xact_at: AtomicU64::new(0),
+            rest_at: AtomicU64::new(0),
+            order: AtomicU8::new(Order::None as u8),
+            waker: OnceLock::new(),
+        }
+    }
+
+    /// What the client is doing.
+    pub fn state(&self) -> ClientState {
+        CLIENT_STATES[usize::from(self.state.load(Relaxed)) % CLIENT_STATES.len()]
+    }
+
+    /// Says what the client is doing.
+    pub fn set_state(&self, state: ClientState) {
+        self.state.store(state as u8, Relaxed);
+    }
+
+    /// The id of the server on loan to this client; 0 is none. Sequentially consistent: cancel requests rely on it.
+    pub fn link(&self) -> u64 {
+        self.link.load(SeqCst)
+    }
+
+    /// Says which server is on loan.
+    pub fn set_link(&self, server_id: u64) {
+        self.link.store(server_id, SeqCst);
+    }
+
+    /// When the last request began.
+    pub fn request_at(&self) -> Moment {
+        Moment(self.request_at.load(Relaxed))
+    }
+
+    /// Notes the begin of a request.
+    pub fn set_request_at(&self, now: Moment) {
+        self.request_at.store(now.0, Relaxed);
+    }
+
+    /// When the present transaction began, if there is one.
+    pub fn xact_at(&self) -> Option<Moment> {
+        moment_or_none(&self.xact_at)
+    }
+
+    /// Notes the begin of a transaction, or its end.
+    pub fn set_xact_at(&self, at: Option<Moment>) {
+        self.xact_at.store(at.map_or(0, |moment| moment.0.max(1)), Relaxed);
+    }
+
+    /// Since when the client is idle inside a transaction, if it is.
+    pub fn idle_in_xact_at(&self) -> Option<Moment> {
+        moment_or_none(&self.idle_in_xact_at)
+    }
+
+    /// Notes that the client is idle inside a transaction, or no longer.
+    pub fn set_idle_in_xact_at(&self, at: Option<Moment>) {
+        self.idle_in_xact_at.store(at.map_or(0, |moment| moment.0.max(1)), Relaxed);
+    }
+
+    /// Since when the client rests without a server, if it does.
+    pub fn rest_at(&self) -> Option<Moment> {
+        moment_or_none(&self.rest_at)
+    }
+
+    /// Notes that the client rests, or no longer.
+    pub fn set_rest_at(&self, at: Option<Moment>) {
+        self.rest_at.store(at.map_or(0, |moment| moment.0.max(1)), Relaxed);
+    }
+
+    /// The order left on the card.
+    pub fn order(&self) -> Order {
+        ORDERS[usize::from(self.order.load(Relaxed)) % ORDERS.len()]
+    }
+
+    /// Leaves an order and wakes the client's task. The first order stands.
+    pub fn give_order(&self, order: Order) {
+        let _ = self.order.compare_exchange(Order::None as u8, order as u8, SeqCst, SeqCst);
+        self.wake();
+    }
+
+    /// Takes an order back: the client met it in a state where it no longer holds.
+    pub fn clear_order(&self) {
+        self.order.store(Order::None as u8, SeqCst);
+    }
+
+    /// Remembers how to wake the client's task. A task keeps one waker for its life, so the first stands.
+    pub fn set_waker(&self, waker: &Waker) {
+        if self.waker.get().is_none() {
+            let _ = self.waker.set(waker.clone());
+        }
+    }
+
+    /// Wakes the client's task.
+    pub fn wake(&self) {
+        if let Some(waker) = self.waker.get() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Database and user, empty before the startup message.
+    pub fn names(&self) -> (Arc<str>, Arc<str>) {
+        match self.names.get() {
+            Some(names) => (names.database.clone(), names.user.clone()),
+            None => (Arc::from(""), Arc::from("")),
+        }
+    }
+}
+
+fn moment_or_none(at: &AtomicU64) -> Option<Moment> {
+    match at.load(Relaxed) {
+        0 => None,
+        micros => Some(Moment(micros)),
+    }
+}
+
+/// The public face of one connection to Postgres.
+#[derive(Debug)]
+pub struct ServerCard {
+    /// Number of the connection, unique in this process (clients and servers share the numbers).
+    pub id: u64,
+    /// The pool's database as clients name it.
+    pub database: Arc<str>,
+    /// The user it is logged in as.
+    pub user: Arc<str>,
+    /// Postgres' end.
+    pub peer: Endpoint,
+    /// Our end.
+    pub local: Endpoint,
+    /// When the connection was made.
+    pub connected_at: SystemTime,
+    /// When the connection was made, on the rules' clock.
+    pub connected: Moment,
+    /// Process id of the backend, from BackendKeyData.
+    pub remote_pid: AtomicI32,
+    /// Prepared statements on this server.
+    pub prepared_statements: AtomicU32,
+    /// Marked to be closed once it is free.
+    pub close_needed: AtomicBool,
+    /// Cancel requests under way against this server. Sequentially consistent, see `cancel`.
+    pub cancels: AtomicU32,
+    /// The server's application_name, as last known.
+    pub application_name: Mutex<Arc<str>>,
+    state: AtomicU8,
+    link: AtomicU64,
+    request_at: AtomicU64,
+}
+
+impl ServerCard {
+    /// A card for a connection just made.
+    pub fn new(
+        id: u64,
+        names: Names,
+        peer: Endpoint,
+        local: Endpoint,
+        connected_at: SystemTime,
+        now: Moment,
+    ) -> ServerCard {
+        ServerCard {
+            id,
+            database: names.database,
+            user: names.user,
+            peer,
+            local,
+            connected_at,
+            connected: now,
+            remote_pid: AtomicI32::new(0),
+            prepared_statements: AtomicU32::new(0),
+            close_needed: AtomicBool::new(false),
+            cancels: AtomicU32::new(0),
+            application_name: Mutex::new(Arc::from("")),
+            state: AtomicU8::new(ServerState::New as u8),
+            link: AtomicU64::new(0),
+            request_at: AtomicU64::new(now.0),
+        }
+    }
+
+    /// What the server is doing.
+    pub fn state(&self) -> ServerState {
+        SERVER_STATES[usize::from(self.state.load(Relaxed)) % SERVER_STATES.len()]
+    }
+
+    /// Says what the server is doing.
+    pub fn set_state(&self, state: ServerState) {
+        self.state.store(state as u8, Relaxed);
+    }
+
+    /// The id of the client that has it; 0 is none.
+    pub fn link(&self) -> u64 {
+        self.link.load(Relaxed)
+    }
+
+    /// Says which client has it.
+    pub fn set_link(&self, client_id: u64) {
+        self.link.store(client_id, Relaxed);
+    }
+
+    /// When the last request began.
+    pub fn request_at(&self) -> Moment {
+        Moment(self.request_at.load(Relaxed))
+    }
+
+    /// Notes the begin of a request.
+    pub fn set_request_at(&self, now: Moment) {
+        self.request_at.store(now.0, Relaxed);
+    }
+}
+
+/// Every live connection's card.
+#[derive(Debug, Default)]
+pub struct Roster {
+    next_id: AtomicU64,
+    clients: Mutex<HashMap<u64, Arc<ClientCard>>>,
+    servers: Mutex<HashMap<u64, Arc<ServerCard>>>,
+}
+
+impl Roster {
+    /// A number no other connection of this process has; never 0.
+    pub fn next_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Relaxed) + 1
+    }
+
+    /// Enters a client; it is struck off when the guard is dropped.
+    pub fn enter_client(self: &Arc<Self>, card: ClientCard) -> EnteredClient {
+        let card = Arc::new(card);
+        lock(&self.clients).insert(card.id, card.clone());
+        EnteredClient { roster: self.clone(), card }
+    }
+
+    /// Enters a server; it is struck off when the guard is dropped.
+    pub fn enter_server(self: &Arc<Self>, card: ServerCard) -> EnteredServer {
+        let card = Arc::new(card);
+        lock(&self.servers).insert(card.id, card.clone());
+        EnteredServer { roster: self.clone(), card }
+    }
+
+    /// All clients, in order of id.
+    pub fn clients(&self) -> Vec<Arc<ClientCard>> {
+        let mut cards: Vec<_> = lock(&self.clients).values().cloned().collect();
+        cards.sort_unstable_by_key(|card| card.id);
+        cards
+    }
+
+    /// All servers, in order of id.
+    pub fn servers(&self) -> Vec<Arc<ServerCard>> {
+        let mut cards: Vec<_> = lock(&self.servers).values().cloned().collect();
+        cards.sort_unstable_by_key(|card| card.id);
+        cards
+    }
+
+    /// The client with this id.
+    pub fn client(&self, id: u64) -> Option<Arc<ClientCard>> {
+        lock(&self.clients).get(&id).cloned()
+    }
+
+    /// The server with this id.
+    pub fn server(&self, id: u64) -> Option<Arc<ServerCard>> {
+        lock(&self.servers).get(&id).cloned()
+    }
+
+    /// How many clients there are, those logging in and the console's included.
+    pub fn client_count(&self) -> usize {
+        lock(&self.clients).len()
+    }
+
+    /// How many servers there are.
+    pub fn server_count(&self) -> usize {
+        lock(&self.servers).len()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A client's place in the roster, given up on drop.
+#[derive(Debug)]
+pub struct EnteredClient {
+    roster: Arc<Roster>,
+    card: Arc<ClientCard>,
+}
+
+impl EnteredClient {
+    /// The card.
+    pub fn card(&self) -> &Arc<ClientCard> {
+        &self.card
+    }
+}
+
+impl Drop for EnteredClient {
+    fn drop(&mut self) {
+        lock(&self.roster.clients).remove(&self.card.id);
+    }
+}
+
+/// A server's place in the roster, given up on drop.
+#[derive(Debug)]
+pub struct EnteredServer {
+    roster: Arc<Roster>,
+    card: Arc<ServerCard>,
+}
+
+impl EnteredServer {
+    /// The card.
+    pub fn card(&self) -> &Arc<ServerCard> {
+        &self.card
+    }
+}
+
+impl Drop for EnteredServer {
+    fn drop(&mut self) {
+        lock(&self.roster.servers).remove(&self.card.id);
+    }
+}

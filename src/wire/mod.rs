@@ -1,0 +1,1 @@
+//! Postgres protocol v3 as bytes.
