@@ -1,1 +1,4 @@
 //! Postgres protocol v3 as bytes.
+
+pub mod error;
+pub mod startup;
