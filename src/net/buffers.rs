@@ -18,6 +18,9 @@ pub const LARGE_LEN: usize = 64 * 1024;
 /// Returned buffers kept per thread and size.
 const KEPT_MAX: usize = 16;
 
+/// An outbox emptied keeps its memory up to this many bytes.
+const OUTBOX_KEPT_LEN: usize = SMALL_LEN;
+
 #[derive(Default)]
 struct Shelf {
     small: Vec<Box<[u8]>>,
@@ -172,6 +175,62 @@ impl Inbox {
         if self.end == 0 {
             self.clear();
         }
+    }
+}
+
+/// Bytes of our own making on their way to a socket: rewritten messages, invented replies.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    bytes: Vec<u8>,
+    /// `0 <= sent <= bytes.len()`.
+    sent: usize,
+}
+
+impl Outbox {
+    /// Is nothing left to send?
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// What is left to send.
+    #[inline]
+    pub fn pending(&self) -> &[u8] {
+        &self.bytes[self.sent..]
+    }
+
+    /// Where to append.
+    #[inline]
+    pub fn bytes(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    /// Takes over the inbox's run, so that something can follow it here.
+    pub fn take_run(&mut self, inbox: &mut Inbox) {
+        let len = inbox.run().len();
+        if len > 0 {
+            self.bytes.extend_from_slice(inbox.run());
+            inbox.sent(len);
+        }
+    }
+
+    /// `len` bytes of what was pending have been sent. At the end the memory goes, or is kept if it is little.
+    pub fn sent(&mut self, len: usize) {
+        self.sent += len;
+        if self.sent == self.bytes.len() {
+            self.sent = 0;
+            if self.bytes.capacity() <= OUTBOX_KEPT_LEN {
+                self.bytes.clear();
+            } else {
+                self.bytes = Vec::new();
+            }
+        }
+    }
+
+    /// Gives the memory back. Nothing may be pending.
+    pub fn rest(&mut self) {
+        debug_assert!(self.is_empty());
+        self.bytes = Vec::new();
     }
 }
 

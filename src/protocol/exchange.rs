@@ -137,12 +137,6 @@ impl Exchange {
         }
     }
 
-    /// A Flush goes to the server.
-    #[inline]
-    pub fn flush(&mut self) {
-        self.unsynced = self.unsynced || !self.copying_in;
-    }
-
     /// A Sync goes to the server.
     #[inline]
     pub fn sync(&mut self) {
@@ -282,7 +276,6 @@ mod tests {
         let mut exchange = Exchange::default();
 
         extended(&mut exchange, &[Kind::Parse, Kind::Bind, Kind::Execute]);
-        exchange.flush();
         for reply in [Backend::ParseComplete, Backend::BindComplete, Backend::CommandComplete] {
             assert_eq!(exchange.server_sent(reply), Ok(Verdict::Forward));
         }
