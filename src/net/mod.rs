@@ -9,6 +9,8 @@
 //! - [`sockopt`] the tcp_* settings
 
 pub mod buffers;
+pub mod listen;
+pub mod sockopt;
 pub mod stream;
 pub mod workers;
 pub mod world;
