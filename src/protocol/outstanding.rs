@@ -67,7 +67,7 @@ pub enum Undo {
         statement: Arc<Statement>,
     },
     /// The server was asked to close this statement, to make room.
-    Evicted(u64),
+    Evicted(Arc<Statement>),
 }
 
 /// One reply owed.
