@@ -1,1 +1,3 @@
 //! Stopping a query from another connection.
+
+pub mod key;
