@@ -1,1 +1,6 @@
 //! What a conversation remembers.
+
+pub mod parameters;
+pub mod rename;
+pub mod shared;
+pub mod statements;
