@@ -6,8 +6,12 @@
 //! - [`outstanding`] the replies owed, in order: forward, skip or fake
 //! - [`parameters`] session parameters: what the client wants, what the server has, the SET between them
 //! - [`statements`] a client's statement name, the shared statement, its name on a server
+//! - [`rename`] Parse, Bind, Describe and Close under another statement name
+//! - [`shared`] parameter sets and statements that many clients have alike, each kept once
 
 pub mod exchange;
 pub mod outstanding;
 pub mod parameters;
+pub mod rename;
+pub mod shared;
 pub mod statements;
