@@ -7,7 +7,7 @@
 //! A user or database that does not exist is found out only after the same dialogue as everybody else's, so that nobody
 //! learns from outside which names there are. The janitor leaves an order on the card of a login that takes too long.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 
@@ -17,9 +17,9 @@ use super::hello::{Hello, hello};
 use super::session::{Belongings, Client};
 use super::{Seat, Shared};
 use crate::admin::{self, Rights};
-use crate::auth::{Credential, Denial, DenialKind, Handshake, Input, Method, Proof, Secret, Step, credential_from};
+use crate::auth::{Credential, Denial, Handshake, Input, Method, Proof, Secret, Step, credential_from};
 use crate::cancel::forward::{Outcome, forward};
-use crate::cancel::key::ClientKey;
+use crate::cancel::key::CancelKey;
 use crate::config::{AuthType, Config, Database};
 use crate::net::buffers::Inbox;
 use crate::net::sockopt::TcpOptions;
@@ -232,24 +232,23 @@ impl Arrival {
             NoPool::Disabled => Farewell::DatabaseDisabled(message.database.clone()),
             _ => Farewell::Internal("bouncer resources exhaustion"),
         })?;
+        let names = Names { database: pool.database().clone(), user: pool.user().clone() };
+        let _ = self.entered.card().pool.set(names);
         let member = pool.join();
         let welcome = self.welcome(&pool).await?;
-        let mut wish = welcome.wished(&self.shared.tracked);
-        for (name, value) in &wishes {
-            wish = wish.with(name, value);
-            if name.eq_ignore_ascii_case("application_name") {
-                let mut known = self.entered.card().application_name.lock().unwrap_or_else(|broken| broken.into_inner());
-                *known = Arc::from(value.as_str());
-            }
+        let wish = self.shared.interner.share(welcome.with_wishes(&wishes));
+        if let Some(name) = wish.get("application_name") {
+            let mut known = self.entered.card().application_name.lock().unwrap_or_else(PoisonError::into_inner);
+            *known = Arc::from(name);
         }
-        let wish = self.shared.interner.intern(wish);
+        let peer_id = u16::try_from(self.config.settings.peer_id).unwrap_or(0);
         let entry = self
             .shared
             .cancels
             .enter(self.entered.card(), || {
                 let mut random = [0; 8];
                 world::fill_random(&mut random)?;
-                Ok(ClientKey::draw(random))
+                Ok(CancelKey::new(random, peer_id))
             })
             .map_err(|_| Farewell::Internal("no cancel key"))?;
         self.greet(&welcome, &wish, entry.key()).await?;
@@ -281,14 +280,14 @@ impl Arrival {
         &mut self,
         welcome: &ParameterSet,
         wish: &ParameterSet,
-        key: &ClientKey,
+        key: &CancelKey,
     ) -> Result<(), Farewell> {
         let mut out = Vec::with_capacity(512);
         backend::authentication_ok(&mut out);
         for (name, value) in welcome.iter() {
             backend::parameter_status(&mut out, name, wish.get(name).unwrap_or(value));
         }
-        backend::backend_key_data(&mut out, key.pid(), &key.secret());
+        backend::backend_key_data(&mut out, key.pid(), key.secret());
         let notice = &self.config.settings.login_notify_message;
         if !notice.is_empty() {
             error::notice_response(&mut out, error::NOTICE, sqlstate::SUCCESSFUL_COMPLETION, notice, None, None);
@@ -329,7 +328,7 @@ impl Arrival {
 
     async fn cancel(&mut self, pid: i32, secret: &[u8]) {
         let tag = lines::Tag::client(self.entered.card());
-        let Some(client) = ClientKey::decode(pid, secret).and_then(|key| self.shared.cancels.find(&key)) else {
+        let Some(client) = CancelKey::from_request(pid, secret).and_then(|key| self.shared.cancels.find(&key)) else {
             tracing::debug!(conn = ?tag, "cancel request with an unknown key");
             return;
         };
@@ -411,11 +410,5 @@ fn method_of(auth_type: AuthType) -> Method {
         AuthType::Plain => Method::Plain,
         AuthType::Md5 => Method::Md5,
         _ => Method::Scram,
-    }
-}
-
-impl From<DenialKind> for Farewell {
-    fn from(kind: DenialKind) -> Farewell {
-        Farewell::Denied(Denial { kind, why: "" })
     }
 }

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use std::time::SystemTime;
@@ -124,6 +124,8 @@ pub struct ClientCard {
     pub connected: Moment,
     /// Set once the startup message was read.
     pub names: OnceLock<Names>,
+    /// The pool it is a member of: with a forced user, not that of its own name. Set when it has logged in.
+    pub pool: OnceLock<Names>,
     /// The client's application_name, as last known.
     pub application_name: Mutex<Arc<str>>,
     /// Prepared statements the client holds.
@@ -156,6 +158,7 @@ impl ClientCard {
             connected_at,
             connected: now,
             names: OnceLock::new(),
+            pool: OnceLock::new(),
             application_name: Mutex::new(Arc::from("")),
             prepared_statements: AtomicU32::new(0),
             replication: AtomicU8::new(0),
@@ -404,6 +407,7 @@ impl ServerCard {
 #[derive(Debug, Default)]
 pub struct Roster {
     next_id: AtomicU64,
+    logging_in: AtomicUsize,
     clients: Mutex<HashMap<u64, Arc<ClientCard>>>,
     servers: Mutex<HashMap<u64, Arc<ServerCard>>>,
 }
@@ -418,6 +422,7 @@ impl Roster {
     pub fn enter_client(self: &Arc<Self>, card: ClientCard) -> EnteredClient {
         let card = Arc::new(card);
         lock(&self.clients).insert(card.id, card.clone());
+        self.logging_in.fetch_add(1, Relaxed);
         EnteredClient { roster: self.clone(), card }
     }
 
@@ -452,6 +457,11 @@ impl Roster {
         lock(&self.servers).get(&id).cloned()
     }
 
+    /// How many clients are logging in.
+    pub fn logging_in(&self) -> usize {
+        self.logging_in.load(Relaxed)
+    }
+
     /// How many clients there are, those logging in and the console's included.
     pub fn client_count(&self) -> usize {
         lock(&self.clients).len()
@@ -479,10 +489,19 @@ impl EnteredClient {
     pub fn card(&self) -> &Arc<ClientCard> {
         &self.card
     }
+
+    /// The client has logged in. Once.
+    pub fn logged_in(&self) {
+        if self.card.state() == ClientState::Login {
+            self.card.set_state(ClientState::Active);
+            self.roster.logging_in.fetch_sub(1, Relaxed);
+        }
+    }
 }
 
 impl Drop for EnteredClient {
     fn drop(&mut self) {
+        self.logged_in();
         lock(&self.roster.clients).remove(&self.card.id);
     }
 }
