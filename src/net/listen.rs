@@ -106,7 +106,7 @@ impl Listener {
     pub fn retune(&self, tcp: &TcpOptions, defer_accept: bool) -> Result<(), SockoptError> {
         match &self.socket {
             ListenSocket::Tcp(socket) => {
-                tcp.tune(socket)?;
+                tcp.apply(socket)?;
                 sockopt::defer_accept(socket, defer_accept)
             }
             ListenSocket::Unix(_) => Ok(()),
@@ -148,7 +148,7 @@ fn open_tcp(address: SocketAddr, options: &ListenOptions) -> Result<TcpListener,
         socket.set_reuse_port(true).map_err(during("so_reuseport"))?;
     }
     socket.bind(&address.into()).map_err(during("bind"))?;
-    options.tcp.tune(&socket).map_err(|error| (error.setting, error.source))?;
+    options.tcp.apply(&socket).map_err(|error| (error.setting, error.source))?;
     socket.set_nonblocking(true).map_err(during("non-blocking"))?;
     socket.listen(backlog(options)).map_err(during("listen"))?;
     sockopt::defer_accept(&socket, options.defer_accept).map_err(|error| (error.setting, error.source))?;
