@@ -53,6 +53,11 @@ impl Control {
         let _ = self.registry.set(registry);
     }
 
+    /// Waits until everything logged so far is written.
+    pub fn flush_log(&self) {
+        self.log.flush();
+    }
+
     /// Tells of each step on the way out.
     pub fn phase(&self) -> watch::Receiver<Phase> {
         self.phase.subscribe()

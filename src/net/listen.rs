@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use crate::config::Settings;
+
 use super::sockopt::{self, SockoptError, TcpOptions};
 
 /// Where to listen, from the settings.
@@ -41,6 +43,23 @@ pub struct ListenOptions {
     pub unix_mode: u32,
     /// `unix_socket_group`: name or number; empty leaves the process' own.
     pub unix_group: String,
+}
+
+impl ListenOptions {
+    /// What the settings say.
+    pub fn from_settings(settings: &Settings) -> ListenOptions {
+        ListenOptions {
+            addresses: settings.listen_addr.iter().map(ToString::to_string).collect(),
+            port: settings.listen_port,
+            backlog: settings.listen_backlog,
+            reuse_port: settings.so_reuseport,
+            defer_accept: settings.tcp_defer_accept,
+            tcp: TcpOptions::from_settings(settings),
+            unix_dir: settings.unix_socket_dir.clone().unwrap_or_default(),
+            unix_mode: settings.unix_socket_mode,
+            unix_group: settings.unix_socket_group.clone().unwrap_or_default(),
+        }
+    }
 }
 
 /// A socket that listens.

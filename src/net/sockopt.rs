@@ -13,6 +13,8 @@ use std::time::Duration;
 use nix::{getsockopt_impl, libc, setsockopt_impl, sockopt_impl};
 use socket2::{SockRef, TcpKeepalive};
 
+use crate::config::Settings;
+
 /// What every TCP socket is set to, besides no delay for small sends. Zero leaves the system's default.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TcpOptions {
@@ -44,6 +46,18 @@ impl Default for TcpOptions {
 }
 
 impl TcpOptions {
+    /// What the settings say.
+    pub fn from_settings(settings: &Settings) -> TcpOptions {
+        TcpOptions {
+            keepalive: settings.tcp_keepalive,
+            keepidle: settings.tcp_keepidle,
+            keepintvl: settings.tcp_keepintvl,
+            keepcnt: settings.tcp_keepcnt,
+            user_timeout: settings.tcp_user_timeout,
+            socket_buffer: usize::try_from(settings.tcp_socket_buffer).unwrap_or(usize::MAX),
+        }
+    }
+
     /// Sets the options on a TCP socket.
     ///
     /// # Errors
