@@ -28,7 +28,7 @@ use crate::auth::KeyCache;
 use crate::cancel::table::CancelTable;
 use crate::client::{Seats, Shared};
 use crate::config::Config;
-use crate::net::listen::Listening;
+use crate::net::listen::{ListenSocket, Listening};
 use crate::net::world;
 use crate::pool::Registry;
 use crate::protocol::parameters::Tracked;
@@ -100,7 +100,7 @@ fn build(
     let registry = Registry::new(Arc::new(config), roster.clone(), workers.clone(), keys.clone());
     control.set_registry(registry.clone());
     let console = admin::Context {
-        registry: registry.clone(),
+        registry: Arc::new(registry.clone()),
         roster: roster.clone(),
         averages: Arc::new(Averages::new(world::now())),
         process: control.clone(),
@@ -135,7 +135,7 @@ async fn serve(
     }
     for listener in listening.listeners {
         tracing::info!("{}", lines::listening(&listener.name));
-        let open = if listener.is_unix() { unix_is_open.clone() } else { tcp_is_open.clone() };
+        let open = if matches!(listener.socket, ListenSocket::Unix(_)) { unix_is_open.clone() } else { tcp_is_open.clone() };
         tokio::spawn(accept::accept(listener, shared.clone(), workers.clone(), load.clone(), open));
     }
     tokio::spawn(janitor::run(shared.clone()));

@@ -75,7 +75,7 @@ impl ConsoleClient {
             };
             let body = &self.inbox.fresh()[5..header.len];
             let wait = self.console.message(header.tag, body, out).map_err(|fatal| match fatal {
-                Fatal::Terminated => Farewell::Terminated,
+                Fatal::CloseRequest => Farewell::Terminated,
                 fatal => Farewell::BadPacket(fatal.to_string()),
             })?;
             self.inbox.skip(header.len);

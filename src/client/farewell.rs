@@ -110,21 +110,21 @@ impl Farewell {
     /// The SQLSTATE for the client. PgBouncer says 08P01 for all that it says itself; what a server said keeps its own.
     fn sqlstate(&self) -> &str {
         match self {
-            Farewell::Refused(Refusal::ServerLoginFailed(error)) if error.from_server => &error.sqlstate,
+            Farewell::Refused(Refusal::ServerLoginFailed(error) | Refusal::LoginRetry(error)) if error.from_server => &error.sqlstate,
             _ => sqlstate::PROTOCOL_VIOLATION,
         }
     }
 
     fn detail(&self) -> Option<&str> {
         match self {
-            Farewell::Refused(Refusal::ServerLoginFailed(error)) => error.detail.as_deref(),
+            Farewell::Refused(Refusal::ServerLoginFailed(error) | Refusal::LoginRetry(error)) => error.detail.as_deref(),
             _ => None,
         }
     }
 
     fn hint(&self) -> Option<&str> {
         match self {
-            Farewell::Refused(Refusal::ServerLoginFailed(error)) => error.hint.as_deref(),
+            Farewell::Refused(Refusal::ServerLoginFailed(error) | Refusal::LoginRetry(error)) => error.hint.as_deref(),
             Farewell::DirectTls => Some("Connect with sslmode=disable or sslmode=prefer."),
             _ => None,
         }
@@ -173,11 +173,13 @@ fn order_text(order: Order) -> &'static str {
 fn refused_text(refusal: &Refusal) -> Cow<'static, str> {
     match refusal {
         Refusal::QueryWaitTimeout => Cow::Borrowed("query_wait_timeout"),
-        Refusal::ServerLoginFailed(error) if error.from_server => Cow::Owned(error.message.clone()),
-        Refusal::ServerLoginFailed(error) => {
+        Refusal::ServerLoginFailed(error) => Cow::Owned(error.message.clone()),
+        Refusal::LoginRetry(error) => {
             Cow::Owned(format!("server login has been failing, cached error: {} (server_login_retry)", error.message))
         }
-        other => Cow::Owned(other.to_string()),
+        Refusal::DatabaseGone => Cow::Borrowed("database configuration changed"),
+        Refusal::Killed => Cow::Borrowed("admin forced disconnect"),
+        Refusal::Shutdown => Cow::Borrowed("server shutting down"),
     }
 }
 

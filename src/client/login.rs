@@ -25,11 +25,11 @@ use crate::net::buffers::Inbox;
 use crate::net::sockopt::TcpOptions;
 use crate::net::stream::Stream;
 use crate::net::{workers, world};
-use crate::pool::{Ask, NoPool, Pool, Ticket, Waiter};
+use crate::pool::{Ask, Denied, NoPool, Pool, Ticket, Waiter};
 use crate::protocol::parameters::{ParameterSet, classify_startup};
 use crate::stats::counters::bump;
 use crate::stats::lines;
-use crate::stats::roster::{Endpoint, EnteredClient, Names, Order};
+use crate::stats::roster::{ClientCard, Endpoint, EnteredClient, Names, Order};
 use crate::wire::error::{self, sqlstate};
 use crate::wire::framing::Header;
 use crate::wire::startup::{Replication, StartupMessage, negotiate_protocol_version};
@@ -226,8 +226,11 @@ impl Arrival {
     ) -> Result<Ready, Farewell> {
         let registry = self.shared.registry.clone();
         let admission =
-            registry.admit(&message.database, &message.user).map_err(|denied| Farewell::Limit(denied.setting()))?;
-        let pool = registry.pool(&message.database, &message.user, &credential, world::now()).map_err(|no| match no {
+            registry.admit(&message.database, &message.user).map_err(|denied| Farewell::Limit(match denied {
+                Denied::MaxDbClientConnections => "max_db_client_connections",
+                Denied::MaxUserClientConnections => "max_user_client_connections",
+            }))?;
+        let pool = registry.pool(&message.database, &message.user, &credential).map_err(|no| match no {
             NoPool::NoSuchDatabase => Farewell::NoSuchDatabase(message.database.clone()),
             NoPool::Disabled => Farewell::DatabaseDisabled(message.database.clone()),
             _ => Farewell::Internal("bouncer resources exhaustion"),
@@ -263,9 +266,9 @@ impl Arrival {
         if let Some(welcome) = pool.welcome() {
             return Ok(welcome);
         }
-        let waiter = Waiter::new(self.entered.card().clone());
+        let waiter = Waiter::new(self.entered.card().clone(), pool.clone());
         match pool.ask(&waiter, workers::current(), world::now()) {
-            Ask::Granted(lease) => lease.release(workers::current(), world::now()),
+            Ask::Granted(lease) => lease.release_untouched(world::now()),
             Ask::Refused(refusal) => return Err(Farewell::Refused(refusal)),
             Ask::Waiting(mut ticket) => {
                 let stream = &mut self.stream;
@@ -288,8 +291,7 @@ impl Arrival {
             backend::parameter_status(&mut out, name, wish.get(name).unwrap_or(value));
         }
         backend::backend_key_data(&mut out, key.pid(), key.secret());
-        let notice = &self.config.settings.login_notify_message;
-        if !notice.is_empty() {
+        if let Some(notice) = &self.config.settings.login_notify_message {
             error::notice_response(&mut out, error::NOTICE, sqlstate::SUCCESSFUL_COMPLETION, notice, None, None);
         }
         backend::ready_for_query(&mut out, b'I');
@@ -334,8 +336,12 @@ impl Arrival {
         };
         let settings = &self.config.settings;
         let tcp = TcpOptions::from_settings(settings);
-        let registry = &self.shared.registry;
-        let settled = |server| registry.cancel_settled(server);
+        let pool = self.pool_of(&client);
+        let settled = |_| {
+            if let Some(pool) = &pool {
+                pool.cancel_settled();
+            }
+        };
         match forward(&client, &self.shared.roster, &tcp, settings.cancel_wait_timeout, settled).await {
             Outcome::Told => tracing::debug!(conn = ?lines::Tag::client(&client), "cancel request forwarded"),
             Outcome::NothingRuns => tracing::debug!(conn = ?lines::Tag::client(&client), "nothing to cancel"),
@@ -343,6 +349,13 @@ impl Arrival {
                 tracing::warn!(conn = ?lines::Tag::client(&client), "cancel request failed: {error}");
             }
         }
+    }
+
+    /// The pool a client is a member of.
+    fn pool_of(&self, client: &ClientCard) -> Option<Arc<Pool>> {
+        let names = client.pool.get()?;
+        let pools = self.shared.registry.pools();
+        pools.into_iter().find(|pool| *pool.database() == names.database && *pool.user() == names.user)
     }
 
     async fn send(&mut self, bytes: &[u8]) -> Result<(), Farewell> {
@@ -383,7 +396,7 @@ fn poll_welcome(
 ) -> Poll<Result<(), Farewell>> {
     match ticket.poll() {
         Some(Ok(lease)) => {
-            lease.release(workers::current(), world::now());
+            lease.release_untouched(world::now());
             return Poll::Ready(Ok(()));
         }
         Some(Err(refusal)) => return Poll::Ready(Err(Farewell::Refused(refusal))),

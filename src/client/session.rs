@@ -134,7 +134,7 @@ impl Client {
             },
             statements: ClientStatements::default(),
             tally: Tally::default(),
-            waiter: Waiter::new(entered.card().clone()),
+            waiter: Waiter::new(entered.card().clone(), pool.clone()),
             pool,
             rules,
             wish,
@@ -291,7 +291,7 @@ impl Client {
         if let Some(granted) = ticket.poll() {
             return Poll::Ready(granted.map_err(Farewell::Refused));
         }
-        if ticket.take_notice() {
+        if ticket.notice_due() {
             self.say_queued();
         }
         while !self.outbox.is_empty() {
@@ -357,13 +357,13 @@ impl Client {
         match ended {
             Ended::AtRest => {
                 let now = world::now();
-                lease.release(workers::current(), now);
+                lease.release(now);
                 self.card().set_rest_at(Some(now));
                 self.outbox_at_rest();
                 Ok(())
             }
             Ended::Terminated | Ended::ClientGone if lease.exchange.at_rest() && self.inbox.run().is_empty() => {
-                lease.release(workers::current(), world::now());
+                lease.release(world::now());
                 Err(if matches!(ended, Ended::Terminated) { Farewell::Terminated } else { Farewell::ClientGone })
             }
             ended => {

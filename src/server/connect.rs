@@ -12,7 +12,8 @@ use super::Server;
 use super::check::run_query;
 use crate::auth::{Credential, KeyCache, Prover, ProverStep};
 use crate::net::buffers::Inbox;
-use crate::net::dial::{Address, DialError, Dialled, dial};
+use crate::config::Host;
+use crate::net::dial::{DialError, Dialled, dial};
 use crate::net::sockopt::TcpOptions;
 use crate::net::{workers, world};
 use crate::protocol::exchange::Exchange;
@@ -34,7 +35,7 @@ pub struct Target {
     /// The database as the server names it.
     pub dbname: String,
     /// Where the server is.
-    pub address: Address,
+    pub host: Host,
     /// What we can prove.
     pub credential: Credential,
     /// Parameters of the startup message beside user and database.
@@ -98,7 +99,7 @@ pub async fn connect(target: &Target, roster: &Arc<Roster>) -> Result<Box<Server
         match tokio::time::timeout(target.connect_timeout, attempt).await {
             Ok(outcome) => outcome,
             Err(_) => Err(ConnectError {
-                detail: Some(format!("{} did not answer within {:?}", target.address, target.connect_timeout)),
+                detail: Some(format!("{} did not answer within {:?}", target.host, target.connect_timeout)),
                 ..ConnectError::ours("connect timeout")
             }),
         }
@@ -107,13 +108,13 @@ pub async fn connect(target: &Target, roster: &Arc<Roster>) -> Result<Box<Server
 }
 
 async fn attempt(target: &Target, roster: &Arc<Roster>) -> Result<Box<Server>, ConnectError> {
-    let dialled = dial(&target.address, &target.tcp).await.map_err(|error| match error {
+    let dialled = dial(&target.host, &target.tcp).await.map_err(|error| match error {
         DialError::Lookup(error) => ConnectError {
-            detail: Some(format!("{}: {error}", target.address)),
+            detail: Some(format!("{}: {error}", target.host)),
             ..ConnectError::ours("server DNS lookup failed")
         },
         DialError::Connect(error) => ConnectError {
-            detail: Some(format!("{}: {error}", target.address)),
+            detail: Some(format!("{}: {error}", target.host)),
             ..ConnectError::ours("connect failed")
         },
     })?;

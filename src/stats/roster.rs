@@ -101,7 +101,7 @@ const SERVER_STATES: [ServerState; 6] = [
 ];
 
 /// Who a connection is for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Names {
     /// Database as the client names it.
     pub database: Arc<str>,
@@ -134,6 +134,8 @@ pub struct ClientCard {
     pub replication: AtomicU8,
     /// Is this a console client?
     pub console: AtomicBool,
+    /// Has it been let in?
+    pub logged_in: AtomicBool,
     state: AtomicU8,
     link: AtomicU64,
     /// When the last request began; also when waiting began. Microseconds of [`Moment`].
@@ -163,6 +165,7 @@ impl ClientCard {
             prepared_statements: AtomicU32::new(0),
             replication: AtomicU8::new(0),
             console: AtomicBool::new(false),
+            logged_in: AtomicBool::new(false),
             state: AtomicU8::new(ClientState::Login as u8),
             link: AtomicU64::new(0),
             request_at: AtomicU64::new(now.0),
@@ -492,7 +495,7 @@ impl EnteredClient {
 
     /// The client has logged in. Once.
     pub fn logged_in(&self) {
-        if self.card.state() == ClientState::Login {
+        if !self.card.logged_in.swap(true, Relaxed) {
             self.card.set_state(ClientState::Active);
             self.roster.logging_in.fetch_sub(1, Relaxed);
         }
