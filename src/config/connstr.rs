@@ -1,4 +1,4 @@
-//! Connection strings: `host=10.0.0.7 dbname='my db' password='it''s'`, the values of `[databases]`, `[users]`, `[peers]`.
+//! Connection strings, the values of `[databases]`, `[users]`, `[peers]`: `host=10.0.0.7 password='it''s'`.
 //!
 //! Pure: splits a string into keys and values by PgBouncer's rules (`cstr_get_pair`), which are not libpq's: only the
 //! space separates, spaces may surround the `=`, a value in single quotes writes a quote as two, there is no backslash,

@@ -24,7 +24,7 @@ const DATABASE_URL: &str = "DATABASE_URL";
 /// Adds what the environment's variables say.
 pub(super) fn apply_environment(draft: &mut Draft, variables: &[(String, String)]) {
     for (name, value) in variables {
-        if name == DATABASE_URL {
+        if name == DATABASE_URL && !value.is_empty() {
             apply_url(draft, value);
         } else if let Some(setting) = name.strip_prefix(PREFIX) {
             apply_variable(draft, name, setting, value);
@@ -41,12 +41,13 @@ pub(super) fn apply_command_line(draft: &mut Draft, overrides: &[(String, String
 
 fn apply_variable(draft: &mut Draft, variable: &str, setting: &str, value: &str) {
     let setting = setting.to_ascii_lowercase();
+    let place = Place::Variable(variable.into());
     if table().iter().any(|row| row.name == setting) {
-        draft.setting(&setting, value, Place::Environment);
+        draft.setting(&setting, value, place);
     } else if let Some(near) = nearest(&setting, table().iter().map(|row| row.name)) {
-        draft.problem(Place::Environment, variable, Fault::Unknown { what: "setting", near: Some(near) });
+        draft.problem(place, "", Fault::Unknown { what: "setting", near: Some(near) });
     } else if !is_service_link(&setting) {
-        draft.notices.push(format!("environment: {variable}: no such setting; it has no effect"));
+        draft.notices.push(format!("{place}: no such setting; it has no effect"));
     }
 }
 
@@ -56,21 +57,17 @@ fn is_service_link(setting: &str) -> bool {
 }
 
 fn apply_url(draft: &mut Draft, value: &str) {
+    let place = Place::Variable(DATABASE_URL.into());
     let parts = match url::parse(value) {
         Ok(parts) => parts,
         Err(error) => {
-            let fault = Fault::expected_unseen(error.to_string());
-            return draft.problem(Place::Environment, DATABASE_URL, fault);
+            return draft.problem(place, "", Fault::expected_unseen(error.to_string()));
         }
     };
 
     let mut keys = Vec::new();
     let mut add = |key: &str, value: Option<String>| {
-        keys.extend(value.map(|value| Entry {
-            key: key.to_string(),
-            value: Secret::new(value),
-            place: Place::Environment,
-        }));
+        keys.extend(value.map(|value| Entry { key: key.to_string(), value: Secret::new(value), place: place.clone() }));
     };
     let list = |items: &[String]| Some(items.join(",")).filter(|_| !items.is_empty());
     add("host", list(&parts.hosts));
@@ -83,17 +80,17 @@ fn apply_url(draft: &mut Draft, value: &str) {
             "host" | "port" | "dbname" | "user" | "password" | "client_encoding" | "application_name" => {
                 add(&key, Some(value));
             }
-            "sslmode" => draft.setting("server_tls_sslmode", &value, Place::Environment),
-            _ => draft.notices.push(format!("environment: {DATABASE_URL}: parameter {key} has no effect")),
+            "sslmode" => draft.setting("server_tls_sslmode", &value, place.clone()),
+            _ => draft.notices.push(format!("{place}: parameter {key} has no effect")),
         }
     }
 
     if let Some(replaced) = draft.databases.iter().rfind(|group| group.name == "*") {
-        draft.notices.push(format!("environment: {DATABASE_URL} replaces the database * of {}", replaced.place));
+        draft.notices.push(format!("{place}: replaces the database * of {}", replaced.place));
     }
     let find = |name: &str| keys.iter().rfind(|entry| entry.key == name).map(|entry| entry.value.clone());
     draft.login = find("user").zip(find("password")).map(|(user, password)| (user.reveal().to_string(), password));
-    draft.group(Section::Databases, Group { name: "*".into(), place: Place::Environment, keys });
+    draft.group(Section::Databases, Group { name: "*".into(), place, keys });
 }
 
 #[cfg(test)]

@@ -194,7 +194,8 @@ mod tests {
 
     #[test]
     fn every_fault_is_noted_and_reading_goes_on() {
-        let file = b"[open\nkey value\n'open = 1\n= 5\n%includefoo\n%include\na = \xff\nb = \0\nmy db = x\n# \xff is fine here\nok = 1";
+        let file = b"[open\nkey value\n'open = 1\n= 5\n%includefoo\n%include\na = \xff\n\
+                     b = \0\nmy db = x\n# \xff is fine here\nok = 1";
 
         let parsed = parse(file);
 

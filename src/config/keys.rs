@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::table::settings;
-use super::values::{Commas, DatabaseName, Hidden, Kind, Optional, Seconds};
+use super::values::{Commas, DatabaseName, Hidden, Kind, List, Optional, Seconds};
 use super::words::{LoadBalanceHosts, PoolMode, Word};
 
 settings! {
@@ -19,7 +19,7 @@ settings! {
         dbname: Optional, "", Reload, Now;
         /// Hosts, separated by commas: names, IP addresses, or directories of Unix sockets (@ for abstract ones). Left
         /// out, the Unix socket in unix_socket_dir.
-        host: Commas, "", Reload, Now;
+        host: Hosts, "", Reload, Now;
         /// The port of all hosts, or as many ports as hosts, separated by commas.
         port: Ports = "5432", "", Reload, Now;
         /// The user to log in as, whoever the client is; such a database has one pool.
@@ -109,6 +109,28 @@ settings! {
 /// Old names of keys that are still accepted in `[databases]`.
 pub(super) fn current_name(key: &str) -> &str {
     if key == "reserve_pool" { "reserve_pool_size" } else { key }
+}
+
+/// One host or several.
+#[derive(Debug)]
+pub struct Hosts;
+
+impl Kind for Hosts {
+    type Value = List;
+    const NAME: &'static str = "list";
+
+    fn expected() -> String {
+        "hosts separated by commas, none of them empty".into()
+    }
+
+    fn parse(text: &str) -> Option<List> {
+        let complete = text.split(',').all(|host| !host.trim().is_empty());
+        Commas::parse(text).filter(|_| complete)
+    }
+
+    fn print(value: &List) -> Option<String> {
+        Commas::print(value)
+    }
 }
 
 /// One port or several.
@@ -222,6 +244,14 @@ mod tests {
         assert_eq!(OptionalSeconds::parse("0"), Some(None));
         assert_eq!(OptionalSeconds::parse("1.5"), Some(Some(Duration::from_millis(1500))));
         assert_eq!(OptionalSeconds::parse("-1"), None);
+    }
+
+    #[test]
+    fn no_host_of_a_list_is_empty() {
+        assert_eq!(Hosts::parse("a, b").as_deref(), Some(["a".to_string(), "b".to_string()].as_slice()));
+        for refused in ["", ",", "a,", "a,,b"] {
+            assert_eq!(Hosts::parse(refused), None, "{refused}");
+        }
     }
 
     #[test]

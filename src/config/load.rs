@@ -1,7 +1,7 @@
 //! Reads what there is to read: the only file of this room that touches files.
 //!
-//! Follows `%include`, finds the sections of an ini file, reads `auth_file`, and hands out a [`Config`] or every problem
-//! there is. Called at the start and again for each RELOAD. Reading blocks, so call it off the I/O threads.
+//! Follows `%include`, finds the sections of an ini file, reads `auth_file`, and hands out a [`Config`] or every
+//! problem there is. Called at the start and again for each RELOAD. Reading blocks, so call it off the I/O threads.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -34,6 +34,19 @@ pub struct Sources {
 /// Every problem of every source, in the order of the files; then nothing of it may be used.
 pub fn load(sources: &Sources) -> Result<Config, Vec<Problem>> {
     load_with(sources, &|path| std::fs::read(path))
+}
+
+/// Takes `bytes` for the configuration file called `name`, without reading any other: what it includes, and its
+/// `auth_file`, count as not there.
+///
+/// # Errors
+/// As for [`load`].
+pub fn load_bytes(name: &str, bytes: &[u8]) -> Result<Config, Vec<Problem>> {
+    let sources = Sources { conffile: Some(name.into()), ..Sources::default() };
+    load_with(&sources, &|path| match path == Path::new(name) {
+        true => Ok(bytes.to_vec()),
+        false => Err(io::ErrorKind::NotFound.into()),
+    })
 }
 
 /// Gives a file's bytes; a table of files in tests.

@@ -11,9 +11,10 @@
 //!                                   all problems at once, each file:line
 //! ```
 //!
-//! Only `load` touches files; the rest is pure. To add a setting: one row in `settings.rs` (or `keys.rs` for
-//! `[databases]`, `[users]`, `[peers]`), the code that obeys it, and `UPDATE_GOLDEN=1 cargo test --lib config::` for the
-//! reference page and the samples. To add a way of writing values: one [`values::Kind`].
+//! Pure: this file is types, and so is all of the room but `load`, which alone touches files. To add a setting: one row
+//! in `settings.rs` (or `keys.rs` for `[databases]`, `[users]`, `[peers]`), the code that obeys it, and
+//! `UPDATE_GOLDEN=1 cargo test --lib config::` for the reference page and the samples. To add a way of writing values:
+//! one [`values::Kind`].
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -40,7 +41,7 @@ mod words;
 
 pub use draft::Draft;
 pub use keys::UserRules;
-pub use load::{Sources, load};
+pub use load::{Sources, load, load_bytes};
 pub use problem::{Fault, Place, Problem};
 pub use secret::Secret;
 pub use settings::{SetError, Settings, Shown, table};

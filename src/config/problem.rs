@@ -16,8 +16,8 @@ pub enum Place {
     Line(Arc<str>, u32),
     /// A file as a whole.
     File(Arc<str>),
-    /// A variable of the environment.
-    Environment,
+    /// A variable of the environment, by its name.
+    Variable(Arc<str>),
     /// An argument of the command.
     CommandLine,
 }
@@ -27,7 +27,7 @@ impl fmt::Display for Place {
         match self {
             Place::Line(file, line) => write!(f, "{file}:{line}"),
             Place::File(file) => f.write_str(file),
-            Place::Environment => f.write_str("environment"),
+            Place::Variable(name) => write!(f, "environment: {name}"),
             Place::CommandLine => f.write_str("command line"),
         }
     }

@@ -23,11 +23,16 @@ const DATABASE_LENGTH_MAX: usize = 63;
 pub(super) fn resolve(draft: Draft) -> (Config, Vec<Problem>) {
     let mut resolver = Resolver { problems: draft.problems, notices: draft.notices };
     let settings = resolver.settings(&draft.settings);
+    let needs_users = !matches!(settings.auth_type, AuthType::Any) && settings.unsafe_to_run().is_empty();
+    if needs_users && settings.auth_file.is_none() && settings.auth_user.is_none() && draft.login.is_none() {
+        resolver.notices.push(format!("auth_type is {}, but auth_file is not set", settings.auth_type));
+    }
 
     let mut config = Config::default();
     for group in &draft.databases {
         let database = resolver.database(group, &settings);
-        if config.databases.insert(group.name.clone(), database).is_some() && group.place != Place::Environment {
+        if config.databases.insert(group.name.clone(), database).is_some() && !matches!(group.place, Place::Variable(_))
+        {
             resolver.notice(&group.place, &group.name, "stands here again; this one counts");
         }
     }
@@ -48,7 +53,7 @@ pub(super) fn resolve(draft: Draft) -> (Config, Vec<Problem>) {
     problems.sort_by_key(|problem| match &problem.place {
         Place::File(file) => (order.get(file.as_ref()).copied().unwrap_or(usize::MAX), 0),
         Place::Line(file, line) => (order.get(file.as_ref()).copied().unwrap_or(usize::MAX), *line),
-        Place::Environment | Place::CommandLine => (usize::MAX, u32::MAX),
+        Place::Variable(_) | Place::CommandLine => (usize::MAX, u32::MAX),
     });
     (config, problems)
 }
@@ -85,10 +90,6 @@ impl Resolver {
         }
         if settings.default_pool_size > 0 && settings.min_pool_size > settings.default_pool_size {
             self.notice(&place("min_pool_size"), "min_pool_size", "is more than default_pool_size, which counts");
-        }
-        let needs_users = !matches!(settings.auth_type, AuthType::Any) && settings.unsafe_to_run().is_empty();
-        if needs_users && settings.auth_file.is_none() && settings.auth_user.is_none() {
-            self.notices.push(format!("auth_type is {}, but auth_file is not set", settings.auth_type));
         }
         settings
     }
@@ -221,7 +222,10 @@ impl Resolver {
 
     fn limit(&mut self, group: &Group, key: &str, length: usize, most: usize) {
         if length > most {
-            let (key, what) = if key.is_empty() { (group.name.clone(), "a name") } else { (key.into(), "text") };
+            let (key, what) = match key {
+                "" => (group.name.clone(), "a name"),
+                key => (format!("{}: {key}", group.name), "text"),
+            };
             let expected = format!("{what} of at most {most} bytes");
             self.problem(group.place.clone(), &key, Fault::expected_unseen(expected));
         }

@@ -137,7 +137,9 @@ macro_rules! settings {
         impl Default for $Struct {
             fn default() -> Self {
                 $Struct { $( $(
-                    $name: $crate::config::table::default_value::<$kind>($crate::config::table::default_text!($($default)?)),
+                    $name: $crate::config::table::default_value::<$kind>(
+                        $crate::config::table::default_text!($($default)?)
+                    ),
                 )* )+ }
             }
         }

@@ -147,7 +147,7 @@ pub struct WholeSeconds<const MIN: u32>;
 
 impl<const MIN: u32> Kind for WholeSeconds<MIN> {
     type Value = Duration;
-    const NAME: &'static str = "whole seconds";
+    const NAME: &'static str = "number";
 
     fn expected() -> String {
         Whole::<MIN, 2_147_483_647>::expected()
@@ -168,7 +168,7 @@ pub struct Milliseconds;
 
 impl Kind for Milliseconds {
     type Value = Duration;
-    const NAME: &'static str = "whole milliseconds";
+    const NAME: &'static str = "number";
 
     fn expected() -> String {
         Count::expected()

@@ -1,5 +1,9 @@
+//! Whole configurations: files in, a `Config` or every problem out.
+
 use std::collections::HashMap;
 use std::time::Duration;
+
+use proptest::prelude::*;
 
 use super::*;
 use crate::config::{Host, LoadBalanceHosts, PoolMode, Secret};
@@ -107,9 +111,11 @@ query_timeout = 5 min
         "p.ini:8: userz: no such section; did you mean users?",
         "p.ini:11: pool_mode: expected session, transaction or statement, got \"transactional\"",
         "p.ini:12: max_client_conns: no such setting; did you mean max_client_conn?",
-        "p.ini:13: auth_type: expected any, trust, plain, md5 or scram-sha-256 (others are not in this version), got \"hba\"",
+        "p.ini:13: auth_type: expected any, trust, plain, md5 or scram-sha-256 (others are not in this version), \
+         got \"hba\"",
         "p.ini:14: client_tls_sslmode: expected disable, allow or prefer (TLS is not in this version), got \"require\"",
-        "p.ini:16: query_timeout: expected seconds from 0 to 4294967295, such as 5 or 0.5, without a suffix, got \"5 min\"",
+        "p.ini:16: query_timeout: expected seconds from 0 to 4294967295, such as 5 or 0.5, without a suffix, \
+         got \"5 min\"",
         "more.ini:1: dup: port: expected one port, or 1 as there are hosts",
         "more.ini:3: ann: pool_size: expected a whole number from 0 to 2147483647, got \"3x\"",
         "more.ini:5: 0: expected a peer's number from 1 to 65535, got \"0\"",
@@ -178,7 +184,8 @@ dns_max_ttl = 15
 
 #[test]
 fn the_environment_overrides_the_file_and_the_command_line_both() {
-    let text = "[databases]\n* = host=x\n[pgbouncer]\nauth_type = any\nverbose = 1\npool_mode = session\nmax_client_conn = 5\n";
+    let text = "[databases]\n* = host=x\n[pgbouncer]\nauth_type = any\nverbose = 1\npool_mode = session\n\
+                max_client_conn = 5\n";
     let environment = [
         ("PGWEIR_POOL_MODE", "transaction"),
         ("PGWEIR_VERBOSE", "2"),
@@ -194,7 +201,7 @@ fn the_environment_overrides_the_file_and_the_command_line_both() {
     assert_eq!(fallback.hosts, [Host::Tcp { host: "h".into(), port: 5432 }]);
     assert_eq!((fallback.dbname.as_deref(), fallback.user.as_deref()), (Some("app"), Some("ann")));
     assert_eq!(config.secrets.find("ann"), Some("word"));
-    assert_eq!(config.notices[0], "environment: DATABASE_URL replaces the database * of p.ini:2");
+    assert_eq!(config.notices[0], "environment: DATABASE_URL: replaces the database * of p.ini:2");
 }
 
 #[test]
@@ -209,7 +216,9 @@ fn the_environment_alone_is_enough() {
 fn a_url_that_demands_tls_is_refused() {
     let problems = load_all(&[], &[("DATABASE_URL", "postgres://ann:word@h/app?sslmode=require")], &[]);
 
-    let line = "environment: server_tls_sslmode: expected disable, allow or prefer (TLS is not in this version), got \"require\"";
+    let line = "environment: DATABASE_URL: server_tls_sslmode: \
+                expected disable, allow or prefer (TLS is not in this version), \
+                got \"require\"";
     assert_eq!(problems.expect_err("it is refused"), [line]);
 }
 
@@ -217,7 +226,7 @@ fn a_url_that_demands_tls_is_refused() {
 fn wrong_values_in_the_environment_name_their_setting() {
     let problems = load_all(&[], &[("PGWEIR_LOG_STATS", "yes")], &[]).expect_err("it is broken");
 
-    assert_eq!(problems, ["environment: log_stats: expected 0 or 1, got \"yes\""]);
+    assert_eq!(problems, ["environment: PGWEIR_LOG_STATS: log_stats: expected 0 or 1, got \"yes\""]);
 }
 
 #[test]
@@ -330,7 +339,8 @@ auth_file = /etc/pgbouncer/userlist.txt
 fn limits_of_names_and_sizes_are_checked() {
     let long = "d".repeat(64);
     let text = format!(
-        "[databases]\n{long} = host=x\na = host=x user={} pool_size=2 min_pool_size=3\n[users]\n{} =\n[pgbouncer]\nauth_type=any\n",
+        "[databases]\n{long} = host=x\na = host=x user={} pool_size=2 min_pool_size=3\n[users]\n{} =\n\
+         [pgbouncer]\nauth_type=any\n",
         "u".repeat(128),
         "v".repeat(128)
     );
@@ -338,7 +348,7 @@ fn limits_of_names_and_sizes_are_checked() {
     let problems = load_text(&text).expect_err("names are too long");
 
     assert_eq!(problems.len(), 3, "{problems:?}");
-    assert_eq!(problems[1], "p.ini:3: user: expected text of at most 127 bytes");
+    assert_eq!(problems[1], "p.ini:3: a: user: expected text of at most 127 bytes");
 }
 
 #[test]
@@ -354,4 +364,35 @@ fn sizes_that_contradict_each_other_are_pointed_out() {
             "p.ini:2: a has a min_pool_size above its pool_size, which counts"
         ]
     );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    #[test]
+    fn any_bytes_make_a_configuration_or_problems(
+        bytes in proptest::collection::vec(any::<u8>(), 0..200),
+        name in "p\\.(ini|toml)"
+    ) {
+        if let Err(problems) = load_bytes(&name, &bytes) {
+            prop_assert!(!problems.is_empty());
+        }
+    }
+
+    #[test]
+    fn any_values_of_known_names_make_a_configuration_or_problems(
+        settings in proptest::collection::vec((0..table().len(), "[ -~]{0,12}"), 0..6),
+        keys in proptest::collection::vec(("host|port|user|pool_size|pool_mode|server_lifetime", "[!-~]{0,8}"), 0..4)
+    ) {
+        let settings: String =
+            settings.iter().map(|(row, value)| format!("{} = {value}\n", table()[*row].name)).collect();
+        let keys: String = keys.iter().map(|(key, value)| format!("{key}={value} ")).collect();
+        let entries = format!("[databases]\na = {keys}\n[users]\na = {keys}\n[peers]\n1 = {keys}\n");
+        let text = format!("[pgbouncer]\n{settings}{entries}");
+
+        match load_bytes("p.ini", text.as_bytes()) {
+            Ok(config) => prop_assert!(config.databases.values().all(|database| !database.hosts.is_empty())),
+            Err(problems) => prop_assert!(!problems.is_empty()),
+        }
+    }
 }

@@ -1,3 +1,5 @@
+//! The generated pages against the files in the repository.
+
 use std::path::Path;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! What the console shows and sets, compared with PgBouncer.
+
 use super::*;
 use crate::config::table::Origin;
 

@@ -1,3 +1,5 @@
+//! Each kind of value: what it reads, what it refuses, and that it reads what it prints.
+
 use proptest::prelude::*;
 
 use super::*;
@@ -107,7 +109,9 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
-    fn what_is_printed_reads_back(text in "[ -~é]{0,20}|[0-9]{1,9}(\\.[0-9]{1,8})?|0[0-7]{1,6}|0x[0-9a-f]{1,6}|<empty>") {
+    fn what_is_printed_reads_back(
+        text in "[ -~é]{0,20}|[0-9]{1,9}(\\.[0-9]{1,8})?|0[0-7]{1,6}|0x[0-9a-f]{1,6}|<empty>"
+    ) {
         reads_back::<Flag>(&text)?;
         reads_back::<Count>(&text)?;
         reads_back::<Bytes>(&text)?;
