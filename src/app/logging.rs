@@ -56,11 +56,11 @@ impl Default for LogOptions {
     }
 }
 
-/// The running log. Dropping it writes what is left, waiting at most [`writer::PATIENCE`].
-#[derive(Debug)]
+/// The running log; all clones are one. Dropping the last writes what is left, waiting at most [`writer::PATIENCE`].
+#[derive(Clone, Debug)]
 pub struct Log {
     dial: Arc<Dial>,
-    writer: Writer,
+    writer: Arc<Writer>,
 }
 
 impl Log {
@@ -77,7 +77,7 @@ impl Log {
     /// A log and the subscriber that feeds it.
     fn open(options: &LogOptions, zone: TimeZone) -> Result<(Log, Recorder), LogError> {
         let dial = Arc::new(Dial::default());
-        let writer = Writer::start(outputs(options)?, zone).map_err(LogError::Start)?;
+        let writer = Arc::new(Writer::start(outputs(options)?, zone).map_err(LogError::Start)?);
         let recorder = Recorder { dial: dial.clone(), queue: writer.queue() };
         let log = Log { dial, writer };
         log.set(options);

@@ -118,6 +118,11 @@ pub fn listen(options: &ListenOptions) -> Result<Listening, ListenError> {
 }
 
 impl Listener {
+    /// Is it a Unix socket, which stays open for the console while the process shuts down?
+    pub fn is_unix(&self) -> bool {
+        matches!(self.socket, ListenSocket::Unix(_))
+    }
+
     /// Sets changed `tcp_*` settings, for the clients that come from now on. Does nothing to a Unix socket.
     ///
     /// # Errors

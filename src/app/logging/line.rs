@@ -16,6 +16,8 @@ use std::fmt::{self, Debug, Display, Write};
 use serde_json::Value;
 use tracing::field::{Field, Visit};
 
+use crate::config::LogFormat;
+
 /// How lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -23,6 +25,15 @@ pub enum Format {
     Pgbouncer,
     /// One JSON object on each line.
     Json,
+}
+
+impl From<LogFormat> for Format {
+    fn from(setting: LogFormat) -> Format {
+        match setting {
+            LogFormat::Pgbouncer => Format::Pgbouncer,
+            LogFormat::Json => Format::Json,
+        }
+    }
 }
 
 /// The weight of a line, in PgBouncer's words.
