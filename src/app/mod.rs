@@ -94,8 +94,8 @@ fn build(
     workers: &crate::net::workers::Workers,
     keys: KeyCache,
 ) -> Result<Arc<Shared>, StartError> {
-    let tracked = Tracked::new(&config.settings.track_extra_parameters)
-        .map_err(|bad| StartError::Setting(bad.to_string()))?;
+    let tracked =
+        Tracked::new(&config.settings.track_extra_parameters).map_err(|bad| StartError::Setting(bad.to_string()))?;
     let roster = Arc::new(Roster::default());
     let registry = Registry::new(Arc::new(config), roster.clone(), workers.clone(), keys.clone());
     control.set_registry(registry.clone());
@@ -135,7 +135,8 @@ async fn serve(
     }
     for listener in listening.listeners {
         tracing::info!("{}", lines::listening(&listener.name));
-        let open = if matches!(listener.socket, ListenSocket::Unix(_)) { unix_is_open.clone() } else { tcp_is_open.clone() };
+        let open =
+            if matches!(listener.socket, ListenSocket::Unix(_)) { unix_is_open.clone() } else { tcp_is_open.clone() };
         tokio::spawn(accept::accept(listener, shared.clone(), workers.clone(), load.clone(), open));
     }
     tokio::spawn(janitor::run(shared.clone()));

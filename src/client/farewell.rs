@@ -110,14 +110,18 @@ impl Farewell {
     /// The SQLSTATE for the client. PgBouncer says 08P01 for all that it says itself; what a server said keeps its own.
     fn sqlstate(&self) -> &str {
         match self {
-            Farewell::Refused(Refusal::ServerLoginFailed(error) | Refusal::LoginRetry(error)) if error.from_server => &error.sqlstate,
+            Farewell::Refused(Refusal::ServerLoginFailed(error) | Refusal::LoginRetry(error)) if error.from_server => {
+                &error.sqlstate
+            }
             _ => sqlstate::PROTOCOL_VIOLATION,
         }
     }
 
     fn detail(&self) -> Option<&str> {
         match self {
-            Farewell::Refused(Refusal::ServerLoginFailed(error) | Refusal::LoginRetry(error)) => error.detail.as_deref(),
+            Farewell::Refused(Refusal::ServerLoginFailed(error) | Refusal::LoginRetry(error)) => {
+                error.detail.as_deref()
+            }
             _ => None,
         }
     }

@@ -7,8 +7,8 @@
 //! A user or database that does not exist is found out only after the same dialogue as everybody else's, so that nobody
 //! learns from outside which names there are. The janitor leaves an order on the card of a login that takes too long.
 
-use std::sync::{Arc, PoisonError};
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError};
 use std::task::Poll;
 
 use super::console::ConsoleClient;
@@ -225,11 +225,12 @@ impl Arrival {
         seat: Seat,
     ) -> Result<Ready, Farewell> {
         let registry = self.shared.registry.clone();
-        let admission =
-            registry.admit(&message.database, &message.user).map_err(|denied| Farewell::Limit(match denied {
+        let admission = registry.admit(&message.database, &message.user).map_err(|denied| {
+            Farewell::Limit(match denied {
                 Denied::MaxDbClientConnections => "max_db_client_connections",
                 Denied::MaxUserClientConnections => "max_user_client_connections",
-            }))?;
+            })
+        })?;
         let pool = registry.pool(&message.database, &message.user, &credential).map_err(|no| match no {
             NoPool::NoSuchDatabase => Farewell::NoSuchDatabase(message.database.clone()),
             NoPool::Disabled => Farewell::DatabaseDisabled(message.database.clone()),
@@ -279,12 +280,7 @@ impl Arrival {
         pool.welcome().ok_or(Farewell::ServerCrashed)
     }
 
-    async fn greet(
-        &mut self,
-        welcome: &ParameterSet,
-        wish: &ParameterSet,
-        key: &CancelKey,
-    ) -> Result<(), Farewell> {
+    async fn greet(&mut self, welcome: &ParameterSet, wish: &ParameterSet, key: &CancelKey) -> Result<(), Farewell> {
         let mut out = Vec::with_capacity(512);
         backend::authentication_ok(&mut out);
         for (name, value) in welcome.iter() {

@@ -126,12 +126,7 @@ impl Client {
             outbox: Outbox::default(),
             rules_version: pool.rules_version(),
             mode: rules.pool_mode.into(),
-            limits: Limits {
-                reads_per_turn: 1,
-                message_len_max: 0,
-                disable_pqexec: false,
-                prepared_statements_max: 0,
-            },
+            limits: Limits { reads_per_turn: 1, message_len_max: 0, disable_pqexec: false, prepared_statements_max: 0 },
             statements: ClientStatements::default(),
             tally: Tally::default(),
             waiter: Waiter::new(entered.card().clone(), pool.clone()),

@@ -37,9 +37,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 pub use lease::{Ask, Lease, Refusal, Ticket, Waiter};
-pub use registry::{
-    Admission, ControlError, DatabaseView, Denied, NoPool, Registry, Released, State, Stop, UserView,
-};
+pub use registry::{Admission, ControlError, DatabaseView, Denied, NoPool, Registry, Released, State, Stop, UserView};
 pub use rules::Rules;
 
 use crate::auth::{Credential, KeyCache};

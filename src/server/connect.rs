@@ -11,8 +11,8 @@ use std::time::Duration;
 use super::Server;
 use super::check::run_query;
 use crate::auth::{Credential, KeyCache, Prover, ProverStep};
-use crate::net::buffers::Inbox;
 use crate::config::Host;
+use crate::net::buffers::Inbox;
 use crate::net::dial::{DialError, Dialled, dial};
 use crate::net::sockopt::TcpOptions;
 use crate::net::{workers, world};
@@ -113,10 +113,9 @@ async fn attempt(target: &Target, roster: &Arc<Roster>) -> Result<Box<Server>, C
             detail: Some(format!("{}: {error}", target.host)),
             ..ConnectError::ours("server DNS lookup failed")
         },
-        DialError::Connect(error) => ConnectError {
-            detail: Some(format!("{}: {error}", target.host)),
-            ..ConnectError::ours("connect failed")
-        },
+        DialError::Connect(error) => {
+            ConnectError { detail: Some(format!("{}: {error}", target.host)), ..ConnectError::ours("connect failed") }
+        }
     })?;
     let (mut server, reach) = enter(target, roster, dialled);
     tracing::info!(conn = ?lines::Tag::server(server.card()), "{}", lines::new_server(&server.card().local));
