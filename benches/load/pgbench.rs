@@ -6,11 +6,16 @@
 //! the seconds between the moments: pgbench rounds those to a millisecond and the rates to a tenth, which over five
 //! seconds is an error of at most 0.03 %. Our reading comes a little after pgbench's: the time used is scaled by the
 //! ratio of the two windows.
+//!
+//! pgbench's `-T` counts from before its clients connect, so it is set far beyond the measurement, and pgbench is told
+//! that its time is over with the signal that its own timer would send: it then ends in order and writes its logs.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cluster::{Cluster, DATABASE};
 use crate::kernel::{Memory, Processor};
@@ -50,8 +55,7 @@ pub(crate) fn measure(
     let measured_lines = options.measured.as_secs() as usize;
     let log_prefix = scratch.path("latency");
     let mut command = command(load, running, cluster, scratch)?;
-    // A second more than needed, so that the last reading comes before the clients leave.
-    command.args(["-T", &(warm_lines + measured_lines + 1).to_string()]);
+    command.args(["-T", "600"]);
     command.args(["-P", "1", "--progress-timestamp", "--log"]);
     command.args(["--sampling-rate", &load.sampling.to_string()]).arg("--log-prefix").arg(&log_prefix);
     command.arg(DATABASE).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -59,15 +63,13 @@ pub(crate) fn measure(
     let mut process = Pgbench(command.spawn().map_err(|error| format!("pgbench: {error}"))?);
     let window = Window::watch(&mut process, running, warm_lines, measured_lines);
     let backends = cluster.backends();
-    let ending = process.finish();
-    let window = match (window, ending) {
-        (Ok(window), Ok(ending)) => window.with_failures(ending.failed),
-        // pgbench's own last words say more than "it ended too early".
-        (_, Err(trouble)) | (Err(trouble), _) => return Err(trouble),
-    };
+    process.end_time();
+    let window = window?;
+    let failed = process.finish()?;
 
     let mut sample = window.figures()?;
     sample.put("backends", backends?);
+    sample.put("errors", failed);
     let (p50, p99) = latencies(scratch, &window)?;
     sample.put("p50_us", p50);
     sample.put("p99_us", p99);
@@ -104,14 +106,16 @@ fn command(load: &Workload, running: &Running, cluster: &Cluster, scratch: &Scra
 /// A pgbench process; ended when dropped.
 struct Pgbench(Child);
 
-/// What pgbench printed at its end.
-struct Ending {
-    failed: f64,
-}
-
 impl Pgbench {
-    /// Waits for the end, and finds the count of failed transactions.
-    fn finish(&mut self) -> Outcome<Ending> {
+    /// Tells pgbench that its time is over.
+    fn end_time(&self) {
+        if let Some(pid) = Pid::from_raw(self.0.id() as i32) {
+            let _ = kill_process(pid, Signal::ALARM);
+        }
+    }
+
+    /// Waits for the end and returns the count of failed transactions.
+    fn finish(&mut self) -> Outcome<f64> {
         let mut summary = String::new();
         let mut complaints = String::new();
         if let Some(ref mut stdout) = self.0.stdout {
@@ -126,8 +130,7 @@ impl Pgbench {
             return Err(error.to_owned());
         }
         let failed = summary.lines().find_map(|line| line.strip_prefix("number of failed transactions: "));
-        let failed = failed.and_then(|rest| rest.split(' ').next()?.parse().ok()).unwrap_or(0.0);
-        Ok(Ending { failed })
+        Ok(failed.and_then(|rest| rest.split(' ').next()?.parse().ok()).unwrap_or(0.0))
     }
 }
 
@@ -144,7 +147,6 @@ struct Window {
     end: Reading,
     transactions: f64,
     memory: Option<Memory>,
-    failed: f64,
 }
 
 /// What was known when a progress line came.
@@ -164,12 +166,12 @@ impl Window {
         let mut begin: Option<Reading> = None;
         let mut last_moment_s = 0.0;
         let (mut seen, mut transactions) = (0, 0.0);
-        let mut complaint = None;
         for line in lines.by_ref() {
             let line = line.map_err(|error| format!("pgbench: {error}"))?;
             let Some((moment_s, rate)) = progress(&line) else {
-                if complaint.is_none() && line.contains("error") {
-                    complaint = Some(line);
+                // A client that is aborted is never an acceptable part of a measurement.
+                if line.contains("error") {
+                    return Err(line);
                 }
                 continue;
             };
@@ -188,14 +190,10 @@ impl Window {
                 let memory = running.pid().map(Memory::of).transpose()?;
                 // Keep reading to the end: a full pipe would stop pgbench.
                 std::thread::spawn(move || lines.for_each(drop));
-                return Ok(Window { begin, end, transactions, memory, failed: 0.0 });
+                return Ok(Window { begin, end, transactions, memory });
             }
         }
-        Err(complaint.unwrap_or("pgbench ended before the measurement did".into()))
-    }
-
-    fn with_failures(self, failed: f64) -> Window {
-        Window { failed, ..self }
+        Err("pgbench ended before the measurement did".into())
     }
 
     fn seconds(&self) -> f64 {
@@ -208,7 +206,6 @@ impl Window {
         }
         let mut sample = Sample::default();
         sample.put("tps", self.transactions / self.seconds());
-        sample.put("errors", self.failed);
         if let (Some(begin), Some(end)) = (self.begin.processor, self.end.processor) {
             let ours_s = (self.end.read_at - self.begin.read_at).as_secs_f64();
             let used_us = end.us_since(begin) * self.seconds() / ours_s;

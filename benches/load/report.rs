@@ -138,6 +138,7 @@ impl Ledger {
         let mark = match kept {
             Some(true) => "✓",
             Some(false) => "**missed**",
+            None if self.failed(row, OURS) => "**failed**",
             None => "not measured",
         };
         let (ours, theirs) = (shown(ours.as_ref(), promise.figure), shown(theirs.as_ref(), promise.figure));
@@ -197,6 +198,11 @@ impl Ledger {
 
     fn values(&self, row: &Row, column: usize, figure: &str) -> Vec<f64> {
         (0..self.rounds).filter_map(|round| self.value(row, column, round, figure)).collect()
+    }
+
+    /// Whether a measurement of the row ended in an error.
+    fn failed(&self, row: &Row, column: usize) -> bool {
+        (0..self.rounds).any(|round| matches!(self.entries.get(&(row.name, column, round)), Some(Err(_))))
     }
 
     /// `column`'s figure over the measure's, round by round.
