@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use std::time::SystemTime;
@@ -277,6 +277,32 @@ fn moment_or_none(at: &AtomicU64) -> Option<Moment> {
     }
 }
 
+/// Where a CancelRequest for a backend goes, and what it says.
+#[derive(Clone)]
+pub struct CancelTarget {
+    /// Where the server listens.
+    pub reach: Reach,
+    /// Process id from BackendKeyData.
+    pub pid: i32,
+    /// Secret from BackendKeyData, 4 to 256 bytes.
+    pub secret: Box<[u8]>,
+}
+
+impl std::fmt::Debug for CancelTarget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "CancelTarget({:?}, pid {})", self.reach, self.pid)
+    }
+}
+
+/// An address that can be dialled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// TCP.
+    Tcp(SocketAddr),
+    /// The path of a Unix socket; with a leading `@`, an abstract one.
+    Unix(String),
+}
+
 /// The public face of one connection to Postgres.
 #[derive(Debug)]
 pub struct ServerCard {
@@ -294,8 +320,8 @@ pub struct ServerCard {
     pub connected_at: SystemTime,
     /// When the connection was made, on the rules' clock.
     pub connected: Moment,
-    /// Process id of the backend, from BackendKeyData.
-    pub remote_pid: AtomicI32,
+    /// How to reach the backend with a CancelRequest; set once it has told its key.
+    pub cancel_target: OnceLock<CancelTarget>,
     /// Prepared statements on this server.
     pub prepared_statements: AtomicU32,
     /// Marked to be closed once it is free.
@@ -327,7 +353,7 @@ impl ServerCard {
             local,
             connected_at,
             connected: now,
-            remote_pid: AtomicI32::new(0),
+            cancel_target: OnceLock::new(),
             prepared_statements: AtomicU32::new(0),
             close_needed: AtomicBool::new(false),
             cancels: AtomicU32::new(0),
@@ -366,6 +392,11 @@ impl ServerCard {
     /// Notes the begin of a request.
     pub fn set_request_at(&self, now: Moment) {
         self.request_at.store(now.0, Relaxed);
+    }
+
+    /// Process id of the backend; 0 before it has told.
+    pub fn remote_pid(&self) -> i32 {
+        self.cancel_target.get().map_or(0, |target| target.pid)
     }
 }
 
