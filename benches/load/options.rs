@@ -10,7 +10,8 @@ pub(crate) const USAGE: &str = "\
 usage: cargo bench --bench load -- [options]      (or: make bench ARGS='[options]')
 
   --pgbouncer PATH   measure this PgBouncer too; may be repeated. Ratios are to the first one given,
-                     and to the installed one when none is
+                     and to the installed one when none is. (Any program that reads a pgbouncer.ini
+                     will do: another build of pgweir, for one.)
   --pgweir PATH      measure this binary in the role of pgweir, in place of the one just built
   --rounds N         rounds; each measures every row for every pooler (3)
   --seconds S        length of one measurement (5)

@@ -68,7 +68,10 @@ pub(crate) fn line_up(options: &Options, scratch: &Scratch) -> Outcome<Vec<Conte
     }
     for (number, path) in pgbouncers.iter().enumerate() {
         let version = first_line_of_version(path);
-        let name = if version.is_empty() { path.display().to_string() } else { version };
+        let mut name = if version.is_empty() { path.display().to_string() } else { version };
+        if contenders.iter().any(|other| other.name == name) {
+            name = format!("{name} #{}", number + 1);
+        }
         contenders.push(Contender::adopt(&name, path, &format!("pgbouncer-{number}"), scratch)?);
     }
     contenders.push(Contender {
