@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::{Mutex, OnceLock};
 
+use rustix::process::{Resource, getrlimit, setrlimit};
+
 const SCRIPT: &str = r#"
 dir=$1
 live=" "
@@ -54,6 +56,7 @@ impl Warden {
         if let Some(account) = account() {
             std::os::unix::fs::chown(&dir, Some(account.uid), Some(account.gid)).unwrap();
         }
+        raise_file_limit();
         let mut shell = Command::new("/bin/sh");
         shell.args(["-c", SCRIPT, "warden"]).arg(&dir).current_dir("/").process_group(0);
         shell.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -85,6 +88,13 @@ impl Warden {
         let mut pipe = self.pipe.lock().unwrap();
         writeln!(pipe, "{verb} {pid}").expect("the warden listens");
     }
+}
+
+/// A thousand clients need two thousand descriptors, more than many systems hand out unasked. Children inherit the limit.
+fn raise_file_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).expect("the soft limit may be raised to the hard one");
 }
 
 /// The account that PostgreSQL and the poolers run as.
