@@ -6,7 +6,9 @@
 #![allow(clippy::disallowed_methods, reason = "tests live outside the rooms whose clock is an argument")]
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+mod auth;
 mod copy;
+mod limits;
 mod pooling;
 mod protocol;
 mod support;

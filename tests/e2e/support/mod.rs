@@ -19,7 +19,7 @@ pub(crate) mod warden;
 pub(crate) use gate::Gate;
 pub(crate) use postgres::Postgres;
 pub(crate) use proxy::{Proxy, Setup};
-pub(crate) use script::{Client, Login, Message, Reply, Script, Wire};
+pub(crate) use script::{Client, Login, Message, Script, Wire};
 
 /// How long a test waits for something that must happen: generous, because a loaded machine is no failure.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

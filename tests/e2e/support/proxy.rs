@@ -6,6 +6,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -135,7 +136,10 @@ impl Setup {
         eventually("the pooler listens", || {
             let ended = proxy.try_wait();
             assert!(ended.is_none(), "the pooler ended ({ended:?}) instead of starting:\n{}", proxy.log());
-            std::net::TcpStream::connect(("127.0.0.1", proxy.port)).ok()
+            // Hang up and wait until the pooler has, too: this visit must not count against max_client_conn.
+            let mut visit = std::net::TcpStream::connect(("127.0.0.1", proxy.port)).ok()?;
+            visit.shutdown(std::net::Shutdown::Write).ok()?;
+            visit.read_to_end(&mut Vec::new()).ok()
         });
         proxy
     }
@@ -322,6 +326,16 @@ impl Proxy {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid().as_raw_nonzero())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// Processor time used by the process so far, all threads together.
+    pub(crate) fn cpu(&self) -> std::time::Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid().as_raw_nonzero())).unwrap();
+        let after_name = stat.rsplit(')').next().unwrap();
+        let fields: Vec<&str> = after_name.split_whitespace().collect();
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        // Linux counts in hundredths of a second for all programs, whatever its own clock does.
+        std::time::Duration::from_millis(ticks * 10)
     }
 
     fn pid(&self) -> Pid {

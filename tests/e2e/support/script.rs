@@ -428,12 +428,16 @@ impl Login {
         wire.send(self.startup());
         let mut seen = Vec::new();
         let mut scram = None;
-        let mut client = Client { wire, parameters: BTreeMap::new(), key: Vec::new(), notices: Vec::new() };
+        let mut client =
+            Client { wire, parameters: BTreeMap::new(), key: Vec::new(), notices: Vec::new(), asked: 0 };
         loop {
             let Some(message) = client.wire.next() else { return Err(Refusal { seen }) };
             seen.push(message.clone());
             match message.tag {
-                b'R' => self.prove(&message, &mut client.wire, &mut scram),
+                b'R' => {
+                    client.asked = client.asked.max(message.body[3]);
+                    self.prove(&message, &mut client.wire, &mut scram);
+                }
                 b'S' => client.note_parameter(&message),
                 b'K' => client.key = message.body,
                 b'N' => client.notices.push(message.fields()[&'M'].clone()),
@@ -509,6 +513,8 @@ pub(crate) struct Client {
     pub(crate) key: Vec<u8>,
     /// The texts of all notices so far.
     pub(crate) notices: Vec<String>,
+    /// The proof that was asked for at login: 0 none, 3 clear text, 5 md5, 10 to 12 SCRAM.
+    pub(crate) asked: u8,
 }
 
 impl Client {
