@@ -7,8 +7,12 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod auth;
+mod cancel;
 mod copy;
 mod limits;
 mod pooling;
+mod prepared;
 mod protocol;
+mod session_state;
 mod support;
+mod timeouts;
