@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests live outside the rooms whose clock is an argument")]
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+mod admin;
 mod auth;
 mod cancel;
 mod copy;
