@@ -52,7 +52,7 @@ pub enum Command {
     KillClient(String),
     /// Stop the process.
     Shutdown(ShutdownMode),
-    /// A driver's BEGIN, COMMIT or ROLLBACK.
+    /// A driver's BEGIN, COMMIT and the like.
     Transaction(Transaction),
     /// Forget one prepared statement, or all.
     Deallocate(Option<String>),
@@ -71,7 +71,7 @@ pub enum ShutdownMode {
     WaitForClients,
 }
 
-/// The edge of a transaction block.
+/// The edge of a transaction block, or of a part of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transaction {
     /// BEGIN, START TRANSACTION.
@@ -80,6 +80,12 @@ pub enum Transaction {
     Commit,
     /// ROLLBACK, ABORT.
     Rollback,
+    /// SAVEPOINT.
+    Savepoint,
+    /// RELEASE of a savepoint.
+    Release,
+    /// ROLLBACK TO a savepoint.
+    RollbackTo,
 }
 
 /// A session parameter that SHOW answers with a fixed value, for drivers that ask without need.
@@ -202,6 +208,8 @@ fn transaction(word: &str, argument: Option<&str>) -> Option<Transaction> {
         ("begin", None | Some("work" | "transaction")) | ("start", Some("transaction")) => Some(Transaction::Begin),
         ("commit" | "end", None | Some("work" | "transaction")) => Some(Transaction::Commit),
         ("rollback" | "abort", None | Some("work" | "transaction")) => Some(Transaction::Rollback),
+        ("savepoint", Some(_)) => Some(Transaction::Savepoint),
+        ("release", Some(_)) => Some(Transaction::Release),
         _ => None,
     }
 }
@@ -252,6 +260,8 @@ fn from_driver(text: &str) -> Option<Command> {
     let words: Vec<&str> = lower.split_ascii_whitespace().collect();
     match words.as_slice() {
         ["begin", ..] | ["start", "transaction", ..] => Some(Command::Transaction(Transaction::Begin)),
+        ["rollback", "to", ..] => Some(Command::Transaction(Transaction::RollbackTo)),
+        ["release", "savepoint", _] => Some(Command::Transaction(Transaction::Release)),
         ["show", "transaction", "isolation", "level"] => show("transaction_isolation").ok(),
         ["set", "session", "characteristics", "as", "transaction", _, ..] | ["set", "names", _] => {
             Some(Command::SetIgnored)

@@ -272,17 +272,7 @@ impl Console {
             bump(&shard.xact_count, 1);
         }
         let tag = match command {
-            Command::Transaction(transaction) => {
-                self.in_transaction = *transaction == Transaction::Begin;
-                if !self.in_transaction {
-                    self.prepared.close_portals();
-                }
-                match transaction {
-                    Transaction::Begin => "BEGIN",
-                    Transaction::Commit => "COMMIT",
-                    Transaction::Rollback => "ROLLBACK",
-                }
-            }
+            Command::Transaction(transaction) => self.transact(*transaction),
             Command::Deallocate(name) => {
                 self.prepared.deallocate(name.as_deref())?;
                 if name.is_none() { "DEALLOCATE ALL" } else { "DEALLOCATE" }
@@ -294,6 +284,25 @@ impl Console {
             _ => return control::carry_out(command, &self.context, self.rights, world::now()),
         };
         Ok(Reply::Done(tag.to_owned()))
+    }
+
+    /// Goes along with what a driver thinks of as a transaction, and gives the tag it expects.
+    fn transact(&mut self, transaction: Transaction) -> &'static str {
+        match transaction {
+            Transaction::Begin => self.in_transaction = true,
+            Transaction::Commit | Transaction::Rollback => {
+                self.in_transaction = false;
+                self.prepared.close_portals();
+            }
+            Transaction::Savepoint | Transaction::Release | Transaction::RollbackTo => {}
+        }
+        match transaction {
+            Transaction::Begin => "BEGIN",
+            Transaction::Commit => "COMMIT",
+            Transaction::Rollback | Transaction::RollbackTo => "ROLLBACK",
+            Transaction::Savepoint => "SAVEPOINT",
+            Transaction::Release => "RELEASE",
+        }
     }
 
     fn wait(&self, later: Later) -> Wait {

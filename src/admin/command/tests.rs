@@ -71,6 +71,11 @@ fn what_drivers_send_by_themselves_is_understood() {
         ("END", Command::Transaction(Transaction::Commit)),
         ("ROLLBACK", Command::Transaction(Transaction::Rollback)),
         ("ABORT WORK", Command::Transaction(Transaction::Rollback)),
+        ("SAVEPOINT \"_pg3_1\"", Command::Transaction(Transaction::Savepoint)),
+        ("RELEASE \"_pg3_1\"", Command::Transaction(Transaction::Release)),
+        ("RELEASE SAVEPOINT s", Command::Transaction(Transaction::Release)),
+        ("ROLLBACK TO \"_pg3_1\"", Command::Transaction(Transaction::RollbackTo)),
+        ("ROLLBACK TO SAVEPOINT s", Command::Transaction(Transaction::RollbackTo)),
         ("SET extra_float_digits = 3", Command::SetIgnored),
         ("SET application_name = 'PostgreSQL JDBC Driver'", Command::SetIgnored),
         ("SET search_path TO public, pg_catalog", Command::SetIgnored),
@@ -153,7 +158,9 @@ proptest! {
     }
 
     #[test]
-    fn no_text_of_its_own_signs_makes_it_panic(text in "(?i)(show|set|pause|begin|[a-z_]{1,3}|[ \t;='\",\u{e4}]){0,12}") {
+    fn no_text_of_its_own_signs_makes_it_panic(
+        text in "(?i)(show|set|pause|begin|[a-z_]{1,3}|[ \t;='\",\u{e4}]){0,12}",
+    ) {
         let _ = parse(&text);
     }
 

@@ -223,6 +223,9 @@ fn transaction_blocks_are_pretended_for_drivers() {
     assert_eq!(bench.query("BEGIN"), [tag("BEGIN"), Answer::Ready('T')]);
     assert_eq!(bench.query("SHOW nothing").last(), Some(&Answer::Ready('T')));
     assert_eq!(bench.query("SHOW VERSION").last(), Some(&Answer::Ready('T')));
+    assert_eq!(bench.query("SAVEPOINT s"), [tag("SAVEPOINT"), Answer::Ready('T')]);
+    assert_eq!(bench.query("ROLLBACK TO s"), [tag("ROLLBACK"), Answer::Ready('T')]);
+    assert_eq!(bench.query("RELEASE s"), [tag("RELEASE"), Answer::Ready('T')]);
     assert_eq!(bench.query("COMMIT"), [tag("COMMIT"), READY]);
     assert_eq!(bench.query("ROLLBACK"), [tag("ROLLBACK"), READY]);
 }
