@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::net::world;
 use crate::pool::{ControlError, DatabaseView, PoolView, Registry, State, UserView};
 use crate::stats::averages::TotalsByDatabase;
+use crate::stats::counters::Totals;
 use crate::stats::moment::Moment;
 
 /// Ends when what a command asked for has come about.
@@ -85,9 +86,11 @@ impl Pooling for Arc<Registry> {
     }
 
     fn totals(&self) -> TotalsByDatabase {
-        let mut totals = TotalsByDatabase::new();
+        let mut totals = TotalsByDatabase::from_iter(Registry::totals(self));
+        // As in PgBouncer, a database that nobody has used yet has no row.
+        totals.retain(|_, totals| *totals != Totals::default());
         for pool in self.pools() {
-            *totals.entry(Arc::clone(pool.database())).or_default() += pool.counters().totals();
+            totals.entry(pool.database().clone()).or_default();
         }
         totals
     }

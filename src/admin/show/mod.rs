@@ -121,7 +121,7 @@ impl Show {
             Show::Mem => process::mem(&mut table, context),
             Show::State => process::state(&mut table, context),
             Show::Version => process::version(&mut table, context),
-            // Names are resolved afresh for each connection and cancel requests go to no peer: there is nothing to show.
+            // Names are looked up afresh for each connection and cancel requests go to no peer: nothing to show.
             Show::DnsHosts | Show::DnsZones | Show::PeerPools => {}
         }
         Some(table)

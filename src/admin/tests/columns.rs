@@ -1,4 +1,4 @@
-//! Names, order and types of all columns, frozen: what PgBouncer 1.25.2 sends, and the login counts of its next version.
+//! Names, order and types of all columns, frozen: PgBouncer 1.25.2's, and the login counts of its next version.
 
 use super::double::{Answer, Bench, READY, tag};
 use crate::admin::show::NAMES;

@@ -29,7 +29,7 @@ pub(super) struct Double {
 impl Double {
     fn note(&self, command: &str, database: Option<&str>) -> Result<(), ControlError> {
         if database == Some("nope") {
-            return Err(ControlError::NoSuchDatabase);
+            return Err(ControlError::NoSuchDatabase("nope".to_owned()));
         }
         let what = database.map_or(command.to_owned(), |database| format!("{command} {database}"));
         self.asked.lock().unwrap().push(what);
@@ -71,14 +71,14 @@ impl Pooling for Double {
     fn database_views(&self) -> Vec<DatabaseView> {
         vec![DatabaseView {
             name: "zoo".into(),
-            host: Some("a,b".into()),
+            host: "a,b".into(),
             port: 5432,
             database: "zoo_1".into(),
             force_user: None,
             pool_size: 20,
             min_pool_size: 1,
             reserve_pool_size: 2,
-            server_lifetime: Duration::from_secs(3600),
+            server_lifetime: 3600,
             pool_mode: None,
             load_balance_hosts: Some(LoadBalanceHosts::Disable),
             max_connections: 3,
@@ -138,7 +138,7 @@ impl Pooling for Double {
 
     fn resume(&self, database: Option<&str>) -> Result<(), ControlError> {
         if database == Some("running") {
-            return Err(ControlError::NotPaused);
+            return Err(ControlError::DatabaseNotPaused("running".to_owned()));
         }
         self.paused.store(false, Relaxed);
         self.note("resume", database)

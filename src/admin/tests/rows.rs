@@ -4,7 +4,7 @@ use super::double::Bench;
 use crate::admin::show::Show;
 use crate::admin::table::Value;
 use crate::stats::moment::Moment;
-use crate::stats::roster::{ClientState, ServerState};
+use crate::stats::roster::{CancelTarget, ClientState, Reach, ServerState};
 
 fn text(row: &[Option<String>]) -> Vec<&str> {
     row.iter().map(|value| value.as_deref().unwrap_or("NULL")).collect()
@@ -114,7 +114,8 @@ fn servers_come_by_pool_and_state() {
     let active = bench.server(Moment(1), "app", "joe");
     active.card().set_state(ServerState::Active);
     active.card().set_link(9);
-    active.card().remote_pid.store(4711, std::sync::atomic::Ordering::Relaxed);
+    let reach = Reach::Unix("/tmp/.s.PGSQL.5432".to_owned());
+    active.card().cancel_target.set(CancelTarget { reach, pid: 4711, secret: Box::new([0; 4]) }).unwrap();
     active.card().close_needed.store(true, std::sync::atomic::Ordering::Relaxed);
 
     let rows = table(&bench, Show::Servers, Moment(1));
