@@ -1,7 +1,8 @@
 //! Cards of live clients and servers: what SHOW reads, KILL orders and the janitor sweeps.
 //!
-//! A card is a connection's public face. Its task writes it with relaxed stores on the hot path; everybody else reads it,
-//! or leaves an [`Order`] on it and wakes the task. The roster itself is locked only when a connection comes or goes.
+//! A card is a connection's public face. Its task writes it with relaxed stores on the hot path; everybody else reads
+//! it, or leaves an [`Order`] on it and wakes the task. The roster itself is locked only when a connection comes or
+//! goes.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
