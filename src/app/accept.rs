@@ -15,8 +15,8 @@ use crate::net::stream::Raw;
 use crate::net::workers::Workers;
 use crate::stats::roster::Endpoint;
 
-/// After accept(2) failed for want of descriptors or memory, the wait before it is tried again: closing connections is what
-/// helps, and they close without us.
+/// After accept(2) failed for want of descriptors or memory, the wait before it is tried again: closing connections is
+/// what helps, and they close without us.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(100);
 
 /// How many clients each worker has.

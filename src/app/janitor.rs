@@ -1,7 +1,7 @@
 //! Three times a second: lets the pools notice that time has passed, orders overdue clients away, rolls the averages.
 //!
-//! No request arms a timer; this is where time passes. Cards are looked at only while a limit is set that could be over,
-//! so that ten thousand idle clients cost nothing while they are idle.
+//! No request arms a timer; this is where time passes. Cards are looked at only while a limit is set that could be
+//! over, so that ten thousand idle clients cost nothing while they are idle.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -2,15 +2,15 @@
 //!
 //! Everybody logs with the ordinary macros of `tracing`. Three fields mean something here: `conn`, a
 //! [`Tag`](crate::stats::lines::Tag), puts the connection's prefix before the text; `fatal = true` on an error makes it
-//! FATAL; any other field follows the text as ` name=value`, and is a member of its own in JSON. Spans are not looked at:
-//! a span for each of ten thousand idle clients would cost more memory than the client.
+//! FATAL; any other field follows the text as ` name=value`, and is a member of its own in JSON. Spans are not looked
+//! at: a span for each of ten thousand idle clients would cost more memory than the client.
 //!
 //! ```text
 //! event ─► Recorder ─► line::Record ─► writer::Queue (one short lock) ─► the log's thread ─► stderr, logfile
 //! ```
 //!
-//! A level that is off costs its caller one relaxed load. A line that is on costs the formatting and a copy under a lock;
-//! the log's own thread writes, so that a slow disk or a stuck terminal delays no client.
+//! A level that is off costs its caller one relaxed load. A line that is on costs the formatting and a copy under a
+//! lock; the log's own thread writes, so that a slow disk or a stuck terminal delays no client.
 //!
 //! - [`mod@line`]: what a line looks like
 //! - [`stamp`]: the time of day in front of it
@@ -97,7 +97,8 @@ impl Log {
         Ok(())
     }
 
-    /// Waits until everything logged so far is written, at most [`writer::PATIENCE`]. Before `exit`, which drops nothing.
+    /// Waits until everything logged so far is written, at most [`writer::PATIENCE`]. Before `exit`, which drops
+    /// nothing.
     pub fn flush(&self) {
         self.writer.flush();
     }

@@ -7,8 +7,8 @@
 //!      └──── SIGQUIT, SHUTDOWN ─────────────────────────────────────┘
 //! ```
 //!
-//! A signal that comes again while the process waits ends it at once. No new client is let in from the first step on; on
-//! the Unix socket the console still is.
+//! A signal that comes again while the process waits ends it at once. No new client is let in from the first step on;
+//! on the Unix socket the console still is.
 
 use std::sync::Arc;
 

@@ -4,6 +4,7 @@
 //! PgBouncer's, because tools match them; what PgBouncer does not say goes into DETAIL and HINT.
 
 use std::borrow::Cow;
+use std::io;
 
 use super::relay::{Ended, Fault};
 use crate::auth::Denial;
@@ -47,8 +48,8 @@ pub enum Farewell {
     Refused(Refusal),
     /// A parameter of the client's was refused by the server, with this message.
     ParameterRefused(String),
-    /// The server's connection was lost.
-    ServerCrashed,
+    /// The server's connection was lost; how, if we know.
+    ServerCrashed(Option<String>),
     /// The server broke the protocol.
     ServerAtFault(&'static str),
     /// The client broke a rule.
@@ -65,7 +66,7 @@ impl Farewell {
         match ended {
             Ended::Terminated => Farewell::Terminated,
             Ended::AtRest | Ended::ClientGone => Farewell::ClientGone,
-            Ended::ServerGone(_) => Farewell::ServerCrashed,
+            Ended::ServerGone(error) => Farewell::ServerCrashed(Some(gone_text(&error))),
             Ended::ClientAtFault(fault) => Farewell::Fault(fault),
             Ended::ServerAtFault(how) => Farewell::ServerAtFault(how),
             Ended::Ordered(order) => Farewell::Ordered(order),
@@ -99,7 +100,7 @@ impl Farewell {
             Farewell::ShuttingDown => "pooler is shutting down",
             Farewell::Refused(refusal) => return refused_text(refusal),
             Farewell::ParameterRefused(message) => return Cow::Owned(message.clone()),
-            Farewell::ServerCrashed => "server conn crashed?",
+            Farewell::ServerCrashed(_) => "server conn crashed?",
             Farewell::ServerAtFault(how) => how,
             Farewell::Fault(fault) => return fault_text(fault),
             Farewell::Ordered(order) => order_text(*order),
@@ -122,6 +123,7 @@ impl Farewell {
             Farewell::Refused(Refusal::ServerLoginFailed(error) | Refusal::LoginRetry(error)) => {
                 error.detail.as_deref()
             }
+            Farewell::ServerCrashed(how) => how.as_deref(),
             _ => None,
         }
     }
@@ -153,11 +155,19 @@ impl Farewell {
     pub(super) fn server_reason(&self) -> &'static str {
         match self {
             Farewell::Terminated | Farewell::ClientGone => "client disconnect while server was not ready",
-            Farewell::ServerCrashed => "server conn crashed?",
+            Farewell::ServerCrashed(_) => "server conn crashed?",
             Farewell::ServerAtFault(how) => how,
             Farewell::Ordered(order) => order_text(*order),
             _ => "client disconnected by pooler",
         }
+    }
+}
+
+/// How a server's connection ended.
+fn gone_text(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => "The server closed the connection.".to_owned(),
+        _ => format!("The connection to the server broke: {error}."),
     }
 }
 

@@ -277,7 +277,7 @@ impl Arrival {
                 std::future::poll_fn(|cx| poll_welcome(&mut ticket, stream, inbox, pool, cx)).await?;
             }
         }
-        pool.welcome().ok_or(Farewell::ServerCrashed)
+        pool.welcome().ok_or(Farewell::ServerCrashed(None))
     }
 
     async fn greet(&mut self, welcome: &ParameterSet, wish: &ParameterSet, key: &CancelKey) -> Result<(), Farewell> {

@@ -1,9 +1,9 @@
 //! Both directions between one client and one borrowed server, until the server is at rest.
 //!
 //! One task, two sockets, no channel. Each turn looks at one direction: send what may be sent, look at the next pieces,
-//! read more. A direction whose receiver does not take bytes is not read from, so a slow reader of a huge result costs two
-//! buffers. Bytes that go on unchanged are sent straight from the buffer they were read into; only what is rewritten or
-//! invented is copied to an outbox.
+//! read more. A direction whose receiver does not take bytes is not read from, so a slow reader of a huge result costs
+//! two buffers. Bytes that go on unchanged are sent straight from the buffer they were read into; only what is
+//! rewritten or invented is copied to an outbox.
 //!
 //! ```text
 //!   client.stream ──► client.inbox ──► to_server ──► server.stream
@@ -56,7 +56,7 @@ pub(crate) enum Ended {
 
 /// What a client did that it must not do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub enum Fault {
     /// A header that cannot be.
     BadHeader(String),
     /// A message with no meaning here.
@@ -127,7 +127,8 @@ impl<'a> Relay<'a> {
         Ok(())
     }
 
-    /// May the server change hands? Everything the client sent is with it, everything it owed is on its way to the client.
+    /// May the server change hands? Everything the client sent is with it, everything it owed is on its way to the
+    /// client.
     #[inline]
     fn may_part(&self) -> bool {
         self.server.exchange.at_rest()
@@ -387,8 +388,8 @@ impl<'a> Relay<'a> {
     }
 }
 
-/// Messages from the server that we look into are held until they are whole; all are small but for what a server may put
-/// into a ParameterStatus, which PostgreSQL limits to far less than a buffer.
+/// Messages from the server that we look into are held until they are whole; all are small but for what a server may
+/// put into a ParameterStatus, which PostgreSQL limits to far less than a buffer.
 #[inline]
 fn hold_of_server(header: Header) -> Partial {
     match header.tag {

@@ -8,8 +8,8 @@
 //!   buffers held                                            parameters
 //! ```
 //!
-//! Only at a safe point do a reload, a drain and KILL take effect without harm. Whoever wants this client to stop leaves an
-//! order on its card. Nothing here sets a timer: `app::janitor` looks at the cards.
+//! Only at a safe point do a reload, a drain and KILL take effect without harm. Whoever wants this client to stop
+//! leaves an order on its card. Nothing here sets a timer: `app::janitor` looks at the cards.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -22,7 +22,7 @@ use crate::config::PoolMode;
 use crate::net::buffers::{Inbox, Outbox};
 use crate::net::stream::Stream;
 use crate::net::{workers, world};
-use crate::pool::{Admission, Ask, Lease, Member, Pool, Refusal, Rules, Ticket, Waiter};
+use crate::pool::{Admission, Ask, Lease, Member, Pool, Rules, Ticket, Waiter};
 use crate::protocol::parameters::{self, ParameterSet};
 use crate::protocol::statements::ClientStatements;
 use crate::server::TidyError;
@@ -101,6 +101,7 @@ pub(crate) struct Client {
 }
 
 /// What a logged-in client holds and gives up by being dropped.
+#[expect(dead_code, reason = "held for what their Drop does")]
 pub(crate) struct Belongings {
     pub(crate) member: Member,
     pub(crate) admission: Admission,
@@ -227,7 +228,7 @@ impl Client {
         };
         if lease.move_here().is_err() {
             lease.close("server socket lost");
-            return Err(Farewell::ServerCrashed);
+            return Err(Farewell::ServerCrashed(None));
         }
         if !self.wish.is(&lease.parameters) {
             lease = self.adopt(lease).await?;
@@ -331,9 +332,9 @@ impl Client {
                 lease.close("parameter refused");
                 return Err(Farewell::ParameterRefused(message));
             }
-            Err(_) => {
+            Err(error) => {
                 lease.close("server conn crashed?");
-                return Err(Farewell::ServerCrashed);
+                return Err(Farewell::ServerCrashed(Some(error.to_string())));
             }
         }
         // The server may spell a value its own way: what it says from now on is what the client wants.

@@ -1,7 +1,7 @@
 //! From a host of [databases] to a connected stream.
 //!
-//! Names are resolved by the system's resolver, off the I/O threads; every address is tried in the resolver's order until
-//! one answers.
+//! Names are resolved by the system's resolver, off the I/O threads; every address is tried in the resolver's order
+//! until one answers.
 
 use std::io;
 use std::net::SocketAddr;

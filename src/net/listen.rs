@@ -1,12 +1,12 @@
 //! Where clients arrive: the sockets of `listen_addr` and `unix_socket_dir`.
 //!
-//! [`listen`] opens them all, before any client is served. As with PgBouncer, one address of `listen_addr` that cannot be
-//! had is a warning as long as another one can; a name that does not resolve, no address at all, and a Unix socket that
-//! cannot be made are errors. Sockets come back in non-blocking mode, with the `tcp_*` options set (accepted sockets
-//! inherit those, see [`super::sockopt`]).
+//! [`listen`] opens them all, before any client is served. As with PgBouncer, one address of `listen_addr` that cannot
+//! be had is a warning as long as another one can; a name that does not resolve, no address at all, and a Unix socket
+//! that cannot be made are errors. Sockets come back in non-blocking mode, with the `tcp_*` options set (accepted
+//! sockets inherit those, see [`super::sockopt`]).
 //!
-//! A socket file left behind by a process that died is removed; one that somebody still answers on is not. The file of a
-//! socket is removed when its [`SocketFile`] is dropped, unless another process has put its own there meanwhile.
+//! A socket file left behind by a process that died is removed; one that somebody still answers on is not. The file of
+//! a socket is removed when its [`SocketFile`] is dropped, unless another process has put its own there meanwhile.
 
 use std::fmt;
 use std::fs::{self, Permissions};

@@ -2,8 +2,8 @@
 //!
 //! [`TcpOptions::apply`] is called on each outgoing socket and on each listening one. An accepted socket needs no call:
 //! on Linux it inherits every option set here from the socket that listened, which saves several system calls for each
-//! client that connects. (PgBouncer sets them again on each accepted socket.) After a reload, tune the listening sockets
-//! again; clients that are already there keep the options they came with.
+//! client that connects. (PgBouncer sets them again on each accepted socket.) After a reload, tune the listening
+//! sockets again; clients that are already there keep the options they came with.
 
 use std::fmt;
 use std::io;

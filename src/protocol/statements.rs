@@ -324,7 +324,7 @@ mod tests {
         let mut server = ServerStatements::default();
         for id in 1..=3 {
             server.insert(statement(id));
-            assert_eq!(drain(&mut server, 3), []);
+            assert_eq!(drain(&mut server, 3), Vec::<u64>::new());
         }
 
         assert!(server.touch(1));

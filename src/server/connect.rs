@@ -1,7 +1,7 @@
 //! From a target to a logged-in server: dial, startup, prove ourselves, first ReadyForQuery.
 //!
-//! Every failure becomes one [`ConnectError`], which `pool` keeps and shows to the clients that wait: the server's own text
-//! and SQLSTATE where it spoke, ours where it did not. Manual: "Start-up", "Message Flow".
+//! Every failure becomes one [`ConnectError`], which `pool` keeps and shows to the clients that wait: the server's own
+//! text and SQLSTATE where it spoke, ours where it did not. Manual: "Start-up", "Message Flow".
 
 use std::borrow::Cow;
 use std::io;

@@ -23,9 +23,9 @@ use super::roster::{ClientCard, Endpoint, ServerCard};
 
 /// The connection that a log line is about, as text `C-0x1f: db/user@host:port`.
 ///
-/// The alternate form (`{:#}`) is the same as one JSON object with the members `conn`, `db`, `user` and `addr`, of which
-/// `db` and `user` are null before the startup message was read. `Debug` prints the same, so that `conn = ?tag` and
-/// `conn = %tag` do.
+/// The alternate form (`{:#}`) is the same as one JSON object with the members `conn`, `db`, `user` and `addr`, of
+/// which `db` and `user` are null before the startup message was read. `Debug` prints the same, so that `conn = ?tag`
+/// and `conn = %tag` do.
 #[derive(Clone, Copy)]
 pub struct Tag<'a> {
     kind: char,

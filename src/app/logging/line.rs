@@ -8,8 +8,9 @@
 //!  "addr":"10.0.0.7:5555","msg":"closing because: client close request (age=3s)"}
 //! ```
 //!
-//! In the first form a newline in the text is followed by a tab, as in PgBouncer's, so that nobody who chooses a name can
-//! forge a line; other control characters are written as `\x1b`. In both, a line ends at [`TEXT_MAX`] bytes of text.
+//! In the first form a newline in the text is followed by a tab, as in PgBouncer's, so that nobody who chooses a name
+//! can forge a line; other control characters are written as `\x1b`. In both, a line ends at [`TEXT_MAX`] bytes of
+//! text.
 
 use std::fmt::{self, Debug, Display, Write};
 
