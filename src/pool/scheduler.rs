@@ -584,3 +584,6 @@ impl<S: Held, W: Clone> Scheduler<S, W> {
         self.policy.pool_size.saturating_add(self.policy.reserve_pool_size)
     }
 }
+
+#[cfg(test)]
+mod tests;
