@@ -1,8 +1,7 @@
-//! The deeds that take time: opening a server, resetting or checking one, keeping one back while a cancel request
-//! settles.
+//! The deeds that take time: opening a server, resetting or checking one, keeping one back while a cancel request settles.
 //!
-//! Each runs as a task on the worker thread where the server's socket lives, or is to live. What the task holds gives
-//! up by being dropped, so that a task that dies returns its place to the pool.
+//! Each runs as a task on the worker thread where the server's socket lives, or is to live. What the task holds gives up
+//! by being dropped, so that a task that dies returns its place to the pool.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -14,6 +13,7 @@ use super::orders::{Errand, Loan, Outlook, Purpose, Reason, Slip};
 use super::{Kept, Pool, lock};
 use crate::net::world;
 use crate::server::{self, ConnectError, Server};
+use crate::stats::lines::Tag;
 use crate::stats::moment::Moment;
 use crate::stats::roster::ServerState;
 
@@ -81,8 +81,8 @@ impl Pool {
 
     /// Runs `server_reset_query`, then the server goes home.
     pub(super) fn reset(self: &Arc<Pool>, kept: Kept, loan: Loan) {
-        let query = self.rules().server_reset_query.clone();
-        self.send_out(kept, loan, vec![query], "reset query failed");
+        let queries = Vec::from_iter(self.rules().server_reset_query.clone());
+        self.send_out(kept, loan, queries, "reset query failed");
     }
 
     /// Runs `server_check_query` on a server that rested long, then it goes home.
@@ -110,7 +110,7 @@ impl Pool {
     pub(super) fn tidy_after_cancel(self: &Arc<Pool>, kept: Kept, loan: Loan) {
         let mut queries = vec![String::new()];
         if self.resets.load(Relaxed) {
-            queries.push(self.rules().server_reset_query.clone());
+            queries.extend(self.rules().server_reset_query.clone());
         }
         self.send_out(kept, loan, queries, "reset query failed");
     }
@@ -143,8 +143,9 @@ impl Opening {
     async fn run(mut self, host: usize) {
         let pool = self.pool.clone();
         let credential = lock(&pool.credential).clone();
-        let keys = &pool.surroundings.keys;
-        let Some(target) = pool.rules().target(&pool.names, host, credential, keys) else { return };
+        let Some(target) = pool.rules().target(&pool.names, host, credential, pool.surroundings.keys.clone()) else {
+            return;
+        };
         let connected = server::connect(&target, &pool.surroundings.roster).await;
         let now = world::now();
         let (Some(slip), Some(permit)) = (self.slip.take(), self.permit.take()) else { return };
@@ -179,8 +180,7 @@ impl Outing {
             server = match server::tidy(server, &query, within).await {
                 Ok(server) => server,
                 Err(error) => {
-                    let (database, user) = (&*card.database, &*card.user);
-                    tracing::warn!(server = card.id, database, user, "closing because: {failure}: {error}");
+                    tracing::warn!(conn = ?Tag::server(&card), "{failure}: {error}");
                     return;
                 }
             };
@@ -191,8 +191,8 @@ impl Outing {
     }
 }
 
-/// Would another attempt end alike? The server's own refusals and those of our proof against it do, a server that
-/// cannot be reached or is starting up may be back in a moment, and those who wait keep waiting (`query_wait_timeout`).
+/// Would another attempt end alike? The server's own refusals and those of our proof against it do, a server that cannot
+/// be reached or is starting up may be back in a moment, and those who wait keep waiting (`query_wait_timeout`).
 fn outlook(error: &ConnectError) -> Outlook {
     let refused = error.from_server || error.message.starts_with("server login failed");
     match refused && error.sqlstate != CANNOT_CONNECT_NOW {

@@ -1,9 +1,10 @@
 //! What a client holds: a waiter for its life, a ticket while it is in line, a lease while it has a server.
 //!
-//! Each gives up by being dropped. A dropped ticket leaves the line, and where a grant had just been made, the
-//! untouched server goes back. A dropped lease *closes* its server: only [`Lease::release`] says that the server is
-//! clean, so a dirty one cannot come back by omission.
+//! Each gives up by being dropped. A dropped ticket leaves the line, and where a grant had just been made, the untouched
+//! server goes back. A dropped lease *closes* its server: only [`Lease::release`] says that the server is clean, so a
+//! dirty one cannot come back by omission.
 
+use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex};
 
@@ -13,6 +14,7 @@ use super::{Kept, Pool, lock};
 use crate::net::world;
 use crate::server::{ConnectError, Server};
 use crate::stats::counters::bump;
+use crate::stats::lines::{self, Tag};
 use crate::stats::moment::Moment;
 use crate::stats::roster::{ClientCard, ClientState, ServerState};
 
@@ -41,6 +43,22 @@ pub enum Refusal {
     Killed,
     /// The process stops.
     Shutdown,
+}
+
+impl fmt::Display for Refusal {
+    /// PgBouncer's words.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::QueryWaitTimeout => out.write_str("query_wait_timeout"),
+            Refusal::ServerLoginFailed(error) => out.write_str(&error.message),
+            Refusal::LoginRetry(error) => {
+                write!(out, "server login has been failing, cached error: {} (server_login_retry)", error.message)
+            }
+            Refusal::DatabaseGone => out.write_str("database removed"),
+            Refusal::Killed => out.write_str("admin forced disconnect"),
+            Refusal::Shutdown => out.write_str("server shutting down"),
+        }
+    }
 }
 
 /// How a pool reaches one client. Made once for each client, used again for each wait.
@@ -146,8 +164,8 @@ impl Ticket {
         Ticket { waiter: waiter.clone(), place, worker }
     }
 
-    /// The outcome, once there is one. The client's card is woken when it is worth asking; after an answer there is
-    /// none other.
+    /// The outcome, once there is one. The client's card is woken when it is worth asking; after an answer there is none
+    /// other.
     pub fn poll(&mut self) -> Option<Result<Lease, Refusal>> {
         let mut slot = lock(&self.waiter.slot);
         let outcome = slot.outcome.take()?;
@@ -273,12 +291,7 @@ impl DerefMut for Lease {
 pub(super) fn log_closing(server: &Server, reason: &str, wanted: bool, now: Moment) {
     if wanted {
         let card = server.card();
-        let age = now.since(card.connected).as_secs();
-        tracing::info!(
-            server = card.id,
-            database = &*card.database,
-            user = &*card.user,
-            "closing because: {reason} (age={age}s)"
-        );
+        let line = lines::closing(reason, now.since(card.connected));
+        tracing::info!(conn = ?Tag::server(card), "{line}");
     }
 }

@@ -1,10 +1,10 @@
 //! Who gets which server, and when.
 //!
-//! A [`Pool`] is the servers of one (database, user). A client's task asks it for a server at the start of a
-//! transaction ([`Pool::ask`]) and gives the [`Lease`] back at the end ([`Lease::release`]); those two are the hot
-//! path, each one short lock with an answer under it. Everything else is *facts in, orders out*: the world tells the
-//! [`scheduler::Scheduler`] what happened, the lock is released, and then this file carries out what the scheduler
-//! wants done: it hands servers to waiting clients, opens, checks and closes them.
+//! A [`Pool`] is the servers of one (database, user). A client's task asks it for a server at the start of a transaction
+//! ([`Pool::ask`]) and gives the [`Lease`] back at the end ([`Lease::release`]); those two are the hot path, each one
+//! short lock with an answer under it. Everything else is *facts in, orders out*: the world tells the
+//! [`scheduler::Scheduler`] what happened, the lock is released, and then this file carries out what the scheduler wants
+//! done: it hands servers to waiting clients, opens, checks and closes them.
 //!
 //! Reading order:
 //! - [`scheduler`], the policy, with its words in [`orders`] and its parts [`waiting`] (the line), [`idle`] (the shelf)
@@ -16,8 +16,7 @@
 //! - [`registry`]: every pool by name; reload, PAUSE and its kin, limits on clients
 //!
 //! Locks are std mutexes, each private to its file, and held for no call that could block. They nest in one order only:
-//! registry, pool, waiter. Servers and permits are dropped with no lock held, since a permit's end may wake other
-//! pools.
+//! registry, pool, waiter. Servers and permits are dropped with no lock held, since a permit's end may wake other pools.
 
 mod errands;
 pub mod hosts;
@@ -440,6 +439,11 @@ impl Pool {
     fn end(self: &Arc<Pool>, ended: Ended, now: Moment) {
         self.lock().end(ended);
         self.carry_out(now);
+        // Nobody looks into a pool that has ended, so what it keeps back would be forgotten here.
+        let held_back = std::mem::take(&mut *lock(&self.held_back));
+        for (kept, loan) in held_back {
+            self.discard(kept, loan, Reason::DatabaseRemoved.text(), now);
+        }
     }
 
     /// Room was made under a cap that had refused this pool.
@@ -475,3 +479,6 @@ impl Drop for Member {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;
