@@ -11,13 +11,13 @@
 //!      active ──► shelf ── server_check_delay ──► used ── Check ──► tested ──► back as released, or lost
 //! ```
 //!
-//! It *owns* idle servers as `S`: production puts a server in, the simulation an integer. Servers away from the shelf are
-//! the caller's, each with a [`Loan`] that must come back. Every method that states a fact leaves its consequences in a
-//! queue, which the caller empties with [`Scheduler::next_order`] after releasing its lock. Only the two calls of each
-//! transaction, [`Scheduler::take`] and [`Scheduler::server_released`], answer directly.
+//! It *owns* idle servers as `S`: production puts a server in, the simulation an integer. Servers away from the shelf
+//! are the caller's, each with a [`Loan`] that must come back. Every method that states a fact leaves its consequences
+//! in a queue, which the caller empties with [`Scheduler::next_order`] after releasing its lock. Only the two calls of
+//! each transaction, [`Scheduler::take`] and [`Scheduler::server_released`], answer directly.
 //!
-//! What always holds: nobody waits while a server is on the shelf; no more servers are opened than `pool_size`, plus the
-//! reserve once someone waited long enough; grants go in order of arrival.
+//! What always holds: nobody waits while a server is on the shelf; no more servers are opened than `pool_size`, plus
+//! the reserve once someone waited long enough; grants go in order of arrival.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -31,10 +31,10 @@ use crate::stats::roster::ServerState;
 
 /// Servers of one pool that may be logging in at the same time.
 ///
-/// PgBouncer opens one at a time, which makes the last of 25 clients of a cold pool wait for 25 logins in a row. Without
-/// a bound, a thousand clients would meet a restarted Postgres with `pool_size` simultaneous logins from each pool, each
-/// a fork and, with SCRAM, thousands of hash rounds. Three keep a cold start short, and the burst small. After a failure
-/// it is one, so that a broken database is asked once in each `server_login_retry`.
+/// PgBouncer opens one at a time, which makes the last of 25 clients of a cold pool wait for 25 logins in a row.
+/// Without a bound, a thousand clients would meet a restarted Postgres with `pool_size` simultaneous logins from each
+/// pool, each a fork and, with SCRAM, thousands of hash rounds. Three keep a cold start short, and the burst small.
+/// After a failure it is one, so that a broken database is asked once in each `server_login_retry`.
 pub const OPENINGS_MAX: u32 = 3;
 
 /// Whom the pool serves.
@@ -129,9 +129,10 @@ impl<S: Held, W: Clone> Scheduler<S, W> {
     /// A client found no idle server and wants to wait for one.
     ///
     /// # Errors
-    /// The pool serves nobody any more, or has no server and its last attempt to open one failed so recently that waiting
-    /// is pointless (`server_login_retry`). PgBouncer turns clients away until an attempt succeeds; here the first that
-    /// asks after the pause waits for the attempt it causes, and so is spared an error that may be out of date.
+    /// The pool serves nobody any more, or has no server and its last attempt to open one failed so recently that
+    /// waiting is pointless (`server_login_retry`). PgBouncer turns clients away until an attempt succeeds; here the
+    /// first that asks after the pause waits for the attempt it causes, and so is spared an error that may be out of
+    /// date.
     pub fn client_waits(&mut self, waiter: W, worker: usize, now: Moment) -> Result<Place, Refused> {
         match self.gate {
             Gate::Ended(ended) => return Err(Refused::Ended(ended)),
@@ -229,8 +230,8 @@ impl<S: Held, W: Clone> Scheduler<S, W> {
         loan.errand = errand;
     }
 
-    /// Time has passed: timeouts, lifetimes, checks due, pool sizes. `dirty` tells of an idle server whether it spoke or
-    /// hung up; `members` is how many clients are logged in to the pool.
+    /// Time has passed: timeouts, lifetimes, checks due, pool sizes. `dirty` tells of an idle server whether it spoke
+    /// or hung up; `members` is how many clients are logged in to the pool.
     pub fn tick(&mut self, members: usize, now: Moment, mut dirty: impl FnMut(&mut S) -> bool) {
         let orders = &mut self.orders;
         self.line.expire(now, self.policy.query_wait_timeout, |in_line| {
@@ -295,7 +296,8 @@ impl<S: Held, W: Clone> Scheduler<S, W> {
         self.failed = None;
     }
 
-    /// The pool serves nobody any more: those who wait are refused, idle servers close now and others as they come home.
+    /// The pool serves nobody any more: those who wait are refused, idle servers close now and others as they come
+    /// home.
     pub fn end(&mut self, ended: Ended) {
         self.gate = Gate::Ended(ended);
         self.refuse_all(Refused::Ended(ended));
