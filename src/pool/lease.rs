@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
 use super::orders::Loan;
@@ -230,8 +231,9 @@ impl Lease {
         }
     }
 
-    /// Gives the server back to which nothing was sent: no reset is due.
-    pub fn release_untouched(mut self, now: Moment) {
+    /// Gives the server back to which nothing was sent: no reset is due, and it does not count as an assignment.
+    pub fn release_untouched(mut self, worker: usize, now: Moment) {
+        self.waiter.pool.counters.shard(worker).server_assignment_count.fetch_sub(1, Relaxed);
         if let Some((kept, loan)) = self.take() {
             match kept.server.card().cancels.load(std::sync::atomic::Ordering::SeqCst) {
                 0 => self.waiter.pool.shelve(kept, loan, now),

@@ -198,7 +198,7 @@ async fn in_session_mode_a_server_is_reset_before_the_next_client() {
 
     lease.release(world::now());
     assert_eq!(client.counts().tested, 1);
-    other.answer(&mut ticket).await.unwrap().release_untouched(world::now());
+    other.answer(&mut ticket).await.unwrap().release_untouched(0, world::now());
 
     assert_eq!(postgres.queries(), ["DISCARD ALL"]);
     assert_eq!(client.counts(), Counts { idle: 1, ..Counts::default() });

@@ -255,7 +255,8 @@ fn a_scram_secret_is_enough_when_it_is_the_servers_own() {
 
     // The same password under another salt proves nothing to the server.
     let refusal = through("scram-sha-256", &role, &scram_sha_256(PASSWORD.as_bytes())).unwrap_err();
-    assert!(refusal.contains("password authentication failed for user"), "{refusal}");
+    let known = ["password authentication failed for user", "the server has another SCRAM secret"];
+    assert!(known.iter().any(|text| refusal.contains(text)), "{refusal}");
     // Nobody has shown the password yet: there is nothing to pass through.
     let refusal = through("trust", &role, &stored).unwrap_err();
     assert!(refusal.contains("wrong password type"), "{refusal}");
@@ -346,12 +347,6 @@ fn a_storm_of_scram_logins_derives_one_key_and_delays_nobody() {
         assert_eq!(wire.expect(b'R').body[3], 10);
         wire.send(sasl_initial("SCRAM-SHA-256", format!("n,,{FIRST_BARE}").as_bytes()));
     }
-    assert_eq!(client.value("SELECT 'while a key is being derived'"), "while a key is being derived");
-    if !support::proxy::is_pgbouncer() {
-        // Nobody in the storm has been answered yet: the derivation really was going on, and elsewhere.
-        assert!(!storm[0].stirs_within(Duration::from_millis(1)), "the key was derived on the thread of the client");
-    }
-
     let first = challenge(&mut storm[0]);
     let salt = first.split(",s=").nth(1).unwrap().split(',').next().unwrap();
     let started = Instant::now();
@@ -361,6 +356,11 @@ fn a_storm_of_scram_logins_derives_one_key_and_delays_nobody() {
         let challenge = if index == 0 { first.clone() } else { challenge(wire) };
         assert!(challenge.contains(salt), "each login has its own salt");
         wire.send(Script::new().message(b'p', logins.answer(&challenge).as_bytes()));
+    }
+    assert_eq!(client.value("SELECT 'while a key is being derived'"), "while a key is being derived");
+    if !support::proxy::is_pgbouncer() {
+        // Nobody in the storm has been let in yet: the derivation really was going on, and elsewhere.
+        assert!(!storm[0].stirs_within(Duration::from_millis(1)), "the key was derived on the thread of the client");
     }
     for wire in &mut storm {
         while wire.message().tag != b'Z' {}

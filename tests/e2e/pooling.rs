@@ -256,6 +256,7 @@ fn the_reserve_helps_only_who_waits_too_long() {
     let started = std::time::Instant::now();
 
     clients[1].send(Script::new().query("BEGIN"));
+    proxy.until_pool("cl_waiting", 1);
     clients[2].send(Script::new().query("BEGIN"));
 
     assert_eq!(clients[1].reply().status(), 'T');
