@@ -71,8 +71,11 @@ impl Ledger {
             Ok(()) => return Some(booked()),
             Err(full) => full,
         };
-        while purpose != Purpose::Minimum {
-            let Some((victim, kept)) = self.evict(&pool.names, full) else { break };
+        if purpose == Purpose::Minimum {
+            // Not even remembered: news of room is for pools with clients that wait.
+            return None;
+        }
+        while let Some((victim, kept)) = self.evict(&pool.names, full) {
             let exchanged = lock(&self.quota).exchange(&victim.names, &pool.names, caps);
             match exchanged {
                 Ok(()) => {
