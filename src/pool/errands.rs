@@ -1,7 +1,8 @@
-//! The deeds that take time: opening a server, resetting or checking one, keeping one back while a cancel request settles.
+//! The deeds that take time: opening a server, resetting or checking one, keeping one back while a cancel request
+//! settles.
 //!
-//! Each runs as a task on the worker thread where the server's socket lives, or is to live. What the task holds gives up
-//! by being dropped, so that a task that dies returns its place to the pool.
+//! Each runs as a task on the worker thread where the server's socket lives, or is to live. What the task holds gives
+//! up by being dropped, so that a task that dies returns its place to the pool.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -191,8 +192,8 @@ impl Outing {
     }
 }
 
-/// Would another attempt end alike? The server's own refusals and those of our proof against it do, a server that cannot
-/// be reached or is starting up may be back in a moment, and those who wait keep waiting (`query_wait_timeout`).
+/// Would another attempt end alike? The server's own refusals and those of our proof against it do, a server that
+/// cannot be reached or is starting up may be back in a moment, and those who wait keep waiting (`query_wait_timeout`).
 fn outlook(error: &ConnectError) -> Outlook {
     let refused = error.from_server || error.message.starts_with("server login failed");
     match refused && error.sqlstate != CANNOT_CONNECT_NOW {

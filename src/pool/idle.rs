@@ -2,9 +2,9 @@
 //!
 //! Pure: no clock, lock, socket or task.
 //!
-//! One row for each worker thread, each in order of last use. A client takes the most recently used server that lives on
-//! its own worker, so that both sockets of a transaction are served by one thread; only where its row is empty does it
-//! take from another (and re-homes the socket). With `server_round_robin` the least recently used server of all goes
+//! One row for each worker thread, each in order of last use. A client takes the most recently used server that lives
+//! on its own worker, so that both sockets of a transaction are served by one thread; only where its row is empty does
+//! it take from another (and re-homes the socket). With `server_round_robin` the least recently used server of all goes
 //! next, wherever it lives. Taking from the own row and putting back are one step each; looking across rows costs one
 //! comparison for each worker.
 

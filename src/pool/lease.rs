@@ -1,8 +1,8 @@
 //! What a client holds: a waiter for its life, a ticket while it is in line, a lease while it has a server.
 //!
-//! Each gives up by being dropped. A dropped ticket leaves the line, and where a grant had just been made, the untouched
-//! server goes back. A dropped lease *closes* its server: only [`Lease::release`] says that the server is clean, so a
-//! dirty one cannot come back by omission.
+//! Each gives up by being dropped. A dropped ticket leaves the line, and where a grant had just been made, the
+//! untouched server goes back. A dropped lease *closes* its server: only [`Lease::release`] says that the server is
+//! clean, so a dirty one cannot come back by omission.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -164,8 +164,8 @@ impl Ticket {
         Ticket { waiter: waiter.clone(), place, worker }
     }
 
-    /// The outcome, once there is one. The client's card is woken when it is worth asking; after an answer there is none
-    /// other.
+    /// The outcome, once there is one. The client's card is woken when it is worth asking; after an answer there is
+    /// none other.
     pub fn poll(&mut self) -> Option<Result<Lease, Refusal>> {
         let mut slot = lock(&self.waiter.slot);
         let outcome = slot.outcome.take()?;

@@ -1,8 +1,8 @@
 //! The process's one [`Quota`], and the permits it is kept with.
 //!
 //! A [`Permit`] stands for one place under `max_db_connections` and `max_user_connections`, from the first step of
-//! connecting to the end of closing; dropping it gives the place back and wakes the pool that has waited longest for one.
-//! It has no other constructor than [`Ledger::permit`], so nothing is opened that is not booked.
+//! connecting to the end of closing; dropping it gives the place back and wakes the pool that has waited longest for
+//! one. It has no other constructor than [`Ledger::permit`], so nothing is opened that is not booked.
 
 use std::sync::{Arc, Mutex, Weak};
 

@@ -1,10 +1,10 @@
 //! Who gets which server, and when.
 //!
-//! A [`Pool`] is the servers of one (database, user). A client's task asks it for a server at the start of a transaction
-//! ([`Pool::ask`]) and gives the [`Lease`] back at the end ([`Lease::release`]); those two are the hot path, each one
-//! short lock with an answer under it. Everything else is *facts in, orders out*: the world tells the
-//! [`scheduler::Scheduler`] what happened, the lock is released, and then this file carries out what the scheduler wants
-//! done: it hands servers to waiting clients, opens, checks and closes them.
+//! A [`Pool`] is the servers of one (database, user). A client's task asks it for a server at the start of a
+//! transaction ([`Pool::ask`]) and gives the [`Lease`] back at the end ([`Lease::release`]); those two are the hot
+//! path, each one short lock with an answer under it. Everything else is *facts in, orders out*: the world tells the
+//! [`scheduler::Scheduler`] what happened, the lock is released, and then this file carries out what the scheduler
+//! wants done: it hands servers to waiting clients, opens, checks and closes them.
 //!
 //! Reading order:
 //! - [`scheduler`], the policy, with its words in [`orders`] and its parts [`waiting`] (the line), [`idle`] (the shelf)
@@ -16,7 +16,8 @@
 //! - [`registry`]: every pool by name; reload, PAUSE and its kin, limits on clients
 //!
 //! Locks are std mutexes, each private to its file, and held for no call that could block. They nest in one order only:
-//! registry, pool, waiter. Servers and permits are dropped with no lock held, since a permit's end may wake other pools.
+//! registry, pool, waiter. Servers and permits are dropped with no lock held, since a permit's end may wake other
+//! pools.
 
 mod errands;
 pub mod hosts;

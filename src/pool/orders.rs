@@ -52,8 +52,8 @@ pub enum Errand {
     BeingCanceled,
 }
 
-/// The scheduler's note on a server that is away from the shelf. Comes with the server, goes back with it, or alone when
-/// the server is lost. There is no other way to make or copy one.
+/// The scheduler's note on a server that is away from the shelf. Comes with the server, goes back with it, or alone
+/// when the server is lost. There is no other way to make or copy one.
 #[derive(Debug)]
 #[must_use = "a note that is not handed back keeps its place in the pool taken for ever"]
 pub struct Loan {

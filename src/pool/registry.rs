@@ -87,8 +87,8 @@ impl Registry {
         self.read().config.clone()
     }
 
-    /// The pool for a client that has logged in as `user` and can prove `credential` to servers. The pool is that of the
-    /// forced user where the database has one; `credential` does not matter then.
+    /// The pool for a client that has logged in as `user` and can prove `credential` to servers. The pool is that of
+    /// the forced user where the database has one; `credential` does not matter then.
     ///
     /// # Errors
     /// See [`NoPool`].
@@ -125,7 +125,8 @@ impl Registry {
             .entry(user.clone())
             .or_insert_with(|| Pool::new(Names { database: name, user }, rules, credential, self.surroundings.clone()));
         if paused {
-            // Under the directory's lock, or a RESUME could come in between and be undone. A new pool has no orders yet.
+            // Under the directory's lock, or a RESUME could come in between and be undone. A new pool has no orders
+            // yet.
             pool.lock().pause();
         }
         Ok(pool.clone())

@@ -2,9 +2,9 @@
 //!
 //! Pure: no clock, lock, socket or task.
 //!
-//! A doubly linked list inside a slab: joining, leaving from anywhere and taking the first are one step each, and memory
-//! is bounded by the longest the line ever was. (A plain queue with holes would grow for as long as its head waits.) A
-//! [`Place`] carries its turn, so that a stale one never touches whoever has the seat now.
+//! A doubly linked list inside a slab: joining, leaving from anywhere and taking the first are one step each, and
+//! memory is bounded by the longest the line ever was. (A plain queue with holes would grow for as long as its head
+//! waits.) A [`Place`] carries its turn, so that a stale one never touches whoever has the seat now.
 
 use std::time::Duration;
 

@@ -208,8 +208,8 @@ impl Registry {
         }
     }
 
-    /// The process is about to end: nobody new is let in, and nobody who waits keeps waiting where the end waits only for
-    /// servers.
+    /// The process is about to end: nobody new is let in, and nobody who waits keeps waiting where the end waits only
+    /// for servers.
     pub fn stop(&self, stop: Stop, now: Moment) {
         let mut directory = self.write();
         directory.stopping = Some(stop);
