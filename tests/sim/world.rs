@@ -1,7 +1,7 @@
 //! The simulated process: a few pools under common caps, their servers as integers, clients as integers.
 //!
-//! It keeps its own plain books of who waits, who has what and which servers exist, carries out the scheduler's orders as
-//! the real pool does, and compares after every event.
+//! It keeps its own plain books of who waits, who has what and which servers exist, carries out the scheduler's orders
+//! as the real pool does, and compares after every event.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
@@ -118,8 +118,8 @@ impl World {
         self.check();
     }
 
-    /// Everything works from here on, and nobody is refused for waiting long: everyone must be served, and then nothing may
-    /// be left.
+    /// Everything works from here on, and nobody is refused for waiting long: everyone must be served, and then nothing
+    /// may be left.
     pub(crate) fn finish(&mut self) {
         for pool in 0..self.pools.len() {
             self.note(pool, "finish");
