@@ -1,1 +1,160 @@
-//! The process.
+//! The process: builds every part, hands each what it needs, and waits for the end. The only spawner of services.
+//!
+//! - [`cli`] the command line
+//! - [`runtime`] how many threads, which flavour
+//! - [`accept`] listeners → client tasks
+//! - [`janitor`] three times a second: pools, overdue clients, averages
+//! - [`control`] reload, SET and shutdown, for the console and the signals
+//! - [`shutdown`] how the process ends
+//! - [`signals`], [`logging`], [`process`] the operating system's side
+
+pub mod accept;
+pub mod cli;
+pub mod control;
+pub mod janitor;
+pub mod logging;
+pub mod process;
+pub mod runtime;
+pub mod shutdown;
+pub mod signals;
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::admin;
+use crate::auth::KeyCache;
+use crate::cancel::table::CancelTable;
+use crate::client::{Seats, Shared};
+use crate::config::Config;
+use crate::net::listen::{ListenSocket, Listening};
+use crate::net::world;
+use crate::pool::Registry;
+use crate::protocol::parameters::Tracked;
+use crate::protocol::shared::{Catalogue, Interner};
+use crate::stats::averages::Averages;
+use crate::stats::counters::Counters;
+use crate::stats::lines;
+use crate::stats::roster::Roster;
+use control::{Control, Phase};
+
+/// Why the process could not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// The kernel refused threads, epoll or signals.
+    Io(io::Error),
+    /// A setting cannot be obeyed.
+    Setting(String),
+}
+
+impl std::fmt::Display for StartError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            StartError::Io(error) => write!(f, "cannot start: {error}"),
+            StartError::Setting(text) => f.write_str(text),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl From<io::Error> for StartError {
+    fn from(error: io::Error) -> StartError {
+        StartError::Io(error)
+    }
+}
+
+/// Pools connections until the process is to end. `ready` is called once clients can connect.
+///
+/// # Errors
+/// Something is missing to start with; see [`StartError`].
+pub fn run(
+    config: Config,
+    listening: Listening,
+    control: Arc<Control>,
+    keys: KeyCache,
+    ready: impl FnOnce(),
+) -> Result<(), StartError> {
+    let count = runtime::worker_count(config.settings.worker_threads);
+    let services = runtime::new_runtime()?;
+    let (workers, threads) = runtime::start_workers(count)?;
+    let outcome = services.block_on(async {
+        let shared = build(config, &control, &workers, keys)?;
+        serve(shared, listening, control, workers, ready).await
+    });
+    drop(threads);
+    services.shutdown_background();
+    outcome
+}
+
+fn build(
+    config: Config,
+    control: &Arc<Control>,
+    workers: &crate::net::workers::Workers,
+    keys: KeyCache,
+) -> Result<Arc<Shared>, StartError> {
+    let tracked =
+        Tracked::new(&config.settings.track_extra_parameters).map_err(|bad| StartError::Setting(bad.to_string()))?;
+    let roster = Arc::new(Roster::default());
+    let registry = Registry::new(Arc::new(config), roster.clone(), workers.clone(), keys.clone());
+    control.set_registry(registry.clone());
+    let console = admin::Context {
+        registry: Arc::new(registry.clone()),
+        roster: roster.clone(),
+        averages: Arc::new(Averages::new(world::now())),
+        process: control.clone(),
+        counters: Counters::new(workers.count()),
+    };
+    Ok(Arc::new(Shared {
+        registry,
+        roster,
+        keys,
+        cancels: Arc::new(CancelTable::default()),
+        catalogue: Catalogue::default(),
+        interner: Interner::default(),
+        tracked,
+        console: Arc::new(console),
+        seats: Arc::new(Seats::default()),
+    }))
+}
+
+async fn serve(
+    shared: Arc<Shared>,
+    listening: Listening,
+    control: Arc<Control>,
+    workers: crate::net::workers::Workers,
+    ready: impl FnOnce(),
+) -> Result<(), StartError> {
+    let signals = signals::Signals::listen()?;
+    let load = Arc::new(accept::Load::new(workers.count()));
+    let (open_tcp, tcp_is_open) = watch::channel(true);
+    let (open_unix, unix_is_open) = watch::channel(true);
+    for warning in &listening.warnings {
+        tracing::warn!("{warning}");
+    }
+    for listener in listening.listeners {
+        tracing::info!("{}", lines::listening(&listener.name));
+        let open =
+            if matches!(listener.socket, ListenSocket::Unix(_)) { unix_is_open.clone() } else { tcp_is_open.clone() };
+        tokio::spawn(accept::accept(listener, shared.clone(), workers.clone(), load.clone(), open));
+    }
+    tokio::spawn(janitor::run(shared.clone()));
+    tokio::spawn(shutdown::obey_signals(signals, control.clone(), shared.clone()));
+    tracing::info!("{}", lines::process_up(workers.count()));
+    ready();
+
+    let mut phase = control.phase();
+    let close_tcp = async {
+        let _ = phase.wait_for(|phase| *phase != Phase::Running).await;
+        let _ = open_tcp.send(false);
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = shutdown::ended(control, shared) => {}
+        () = close_tcp => {}
+    }
+    let _ = open_unix.send(false);
+    tracing::info!("server shutting down");
+    Ok(())
+}

@@ -1,1 +1,128 @@
 //! One connection to Postgres.
+//!
+//! A [`Server`] is a logged-in connection with what must be known of it: the exchange under way, the parameters it has
+//! reported, the prepared statements it holds. It belongs to one task at a time: to `connect` while it logs in, to the
+//! pool while it is on the shelf, to a client's task while it is on loan. Dropping it closes the socket;
+//! [`Server::terminate`] says goodbye first.
+//!
+//! - [`connect`](mod@connect) dial → startup → prove ourselves → first ReadyForQuery
+//! - [`check`] server_reset_query, server_check_query and the SETs of a client's parameters: queries of our own
+
+pub mod check;
+pub mod connect;
+
+use std::io;
+use std::sync::Arc;
+
+use crate::net::buffers::Inbox;
+use crate::net::stream::Stream;
+use crate::net::workers;
+use crate::protocol::exchange::Exchange;
+use crate::protocol::parameters::ParameterSet;
+use crate::protocol::statements::ServerStatements;
+use crate::stats::roster::{EnteredServer, ServerCard};
+use crate::wire::framing::{Framer, Header, MESSAGE_LEN_MAX, Partial, Piece};
+use crate::wire::frontend;
+
+pub use check::{TidyError, tidy};
+pub use connect::{ConnectError, Target, connect};
+
+/// A message of our own business with a server (login, check, reset) is held up to this many bytes; of a longer one
+/// only the tag is looked at.
+const OWN_MESSAGE_MAX: usize = 256 * 1024;
+
+/// One logged-in connection to Postgres.
+#[derive(Debug)]
+pub struct Server {
+    /// Struck off the roster when the server is dropped.
+    entered: EnteredServer,
+    /// Worker whose reactor has the socket.
+    home: usize,
+    /// The socket.
+    pub(crate) stream: Stream,
+    /// Bytes from Postgres, looked at from front to back by whoever has the server.
+    pub(crate) inbox: Inbox,
+    /// Where in a message the inbox's fresh bytes begin.
+    pub(crate) framer: Framer,
+    /// What Postgres owes.
+    pub(crate) exchange: Exchange,
+    /// What Postgres has reported of its parameters.
+    pub(crate) parameters: ParameterSet,
+    /// Prepared statements it holds.
+    pub(crate) statements: ServerStatements,
+}
+
+impl Server {
+    /// The public face.
+    pub fn card(&self) -> &Arc<ServerCard> {
+        self.entered.card()
+    }
+
+    /// The worker whose reactor has the socket.
+    pub fn home(&self) -> usize {
+        self.home
+    }
+
+    /// Parameters as the server reported them.
+    pub fn parameters(&self) -> &ParameterSet {
+        &self.parameters
+    }
+
+    /// Has it said something, or gone, while nobody asked it anything? It is then dead or dirty. No system call unless
+    /// the reactor has seen the socket become readable.
+    pub fn has_spoken(&mut self) -> bool {
+        !self.inbox.is_empty() || self.stream.has_input()
+    }
+
+    /// Moves the socket to the calling worker's reactor, if it is not there.
+    ///
+    /// # Errors
+    /// The kernel refuses; the server is lost.
+    #[inline]
+    pub fn move_here(&mut self) -> io::Result<()> {
+        let here = workers::current();
+        if self.home != here {
+            self.stream.move_here()?;
+            self.home = here;
+        }
+        Ok(())
+    }
+
+    /// Says goodbye, as far as the socket takes it at once, and closes.
+    pub fn terminate(self: Box<Self>) {
+        let mut goodbye = Vec::with_capacity(5);
+        frontend::terminate(&mut goodbye);
+        self.stream.send_parting(&goodbye);
+    }
+
+    /// The next message: its tag, and its body where that is not longer than [`OWN_MESSAGE_MAX`].
+    ///
+    /// # Errors
+    /// The socket's, `UnexpectedEof` at its end, `InvalidData` for a broken stream.
+    ///
+    /// Cancel safe.
+    async fn next_message(&mut self) -> io::Result<(u8, Vec<u8>)> {
+        loop {
+            let hold = |header: Header| if header.len <= OWN_MESSAGE_MAX { Partial::Hold } else { Partial::Stream };
+            let piece = self
+                .framer
+                .next(self.inbox.fresh(), MESSAGE_LEN_MAX, hold)
+                .map_err(|broken| io::Error::new(io::ErrorKind::InvalidData, broken))?;
+            let (len, message) = match piece {
+                None => {
+                    if self.stream.fill(&mut self.inbox).await? == 0 {
+                        return Err(io::ErrorKind::UnexpectedEof.into());
+                    }
+                    continue;
+                }
+                Some(Piece::Whole(tag, bytes)) => (bytes.len(), Some((tag, bytes[5..].to_vec()))),
+                Some(Piece::Start(header, bytes)) => (bytes.len(), Some((header.tag, Vec::new()))),
+                Some(Piece::More { bytes, .. }) => (bytes.len(), None),
+            };
+            self.inbox.skip(len);
+            if let Some(message) = message {
+                return Ok(message);
+            }
+        }
+    }
+}

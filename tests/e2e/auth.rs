@@ -225,9 +225,12 @@ fn through(auth_type: &str, role: &str, secret: &str) -> Result<String, String> 
 
 #[test]
 fn the_pooler_proves_itself_by_clear_text_md5_and_scram() {
-    for (group, encryption) in
-        [("by_password", "scram-sha-256"), ("by_md5", "md5"), ("by_md5", "scram-sha-256"), ("by_scram", "scram-sha-256")]
-    {
+    for (group, encryption) in [
+        ("by_password", "scram-sha-256"),
+        ("by_md5", "md5"),
+        ("by_md5", "scram-sha-256"),
+        ("by_scram", "scram-sha-256"),
+    ] {
         let (role, stored) = Postgres::shared().role_with_password(group, PASSWORD, encryption);
         for auth_type in ["trust", "plain", "md5", "scram-sha-256"] {
             let outcome = through(auth_type, &role, PASSWORD);

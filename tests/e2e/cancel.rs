@@ -155,7 +155,9 @@ fn a_cancel_that_cannot_be_delivered_is_given_up_after_cancel_wait_timeout() {
 #[test]
 fn malformed_cancel_requests_harm_nothing() {
     let proxy = Proxy::start();
-    for body in [&[4u8, 210, 22, 46][..], &[4, 210, 22, 46, 1, 2, 3], &[[4, 210, 22, 46].as_slice(), &[0; 300]].concat()] {
+    for body in
+        [&[4u8, 210, 22, 46][..], &[4, 210, 22, 46, 1, 2, 3], &[[4, 210, 22, 46].as_slice(), &[0; 300]].concat()]
+    {
         let mut wire = Wire::tcp(proxy.port);
         wire.send(Script::untagged(body));
         wire.until_end();

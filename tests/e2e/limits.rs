@@ -75,8 +75,7 @@ fn refused_logins_do_not_count() {
     }
 
     let login = proxy.login().password("right");
-    let clients: Vec<Client> =
-        (0..3).map(|_| eventually("the refused have left", || login.attempt().ok())).collect();
+    let clients: Vec<Client> = (0..3).map(|_| eventually("the refused have left", || login.attempt().ok())).collect();
     assert_eq!(clients.len(), 3);
 }
 

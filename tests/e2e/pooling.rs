@@ -249,11 +249,8 @@ fn the_pool_mode_of_the_user_goes_before_that_of_the_database_and_the_default() 
 
 #[test]
 fn the_reserve_helps_only_who_waits_too_long() {
-    let proxy = Setup::new()
-        .set("default_pool_size", 1)
-        .set("reserve_pool_size", 1)
-        .set("reserve_pool_timeout", "0.4")
-        .start();
+    let proxy =
+        Setup::new().set("default_pool_size", 1).set("reserve_pool_size", 1).set("reserve_pool_timeout", "0.4").start();
     let mut clients: Vec<Client> = (0..3).map(|_| proxy.client()).collect();
     clients[0].ok("BEGIN");
     let started = std::time::Instant::now();

@@ -33,10 +33,11 @@ fn an_error_is_the_servers_own_and_the_session_goes_on() {
 fn the_transaction_status_is_the_servers() {
     let proxy = Proxy::start();
     let mut client = proxy.client();
-    let statuses: String = ["BEGIN", "SELECT 1", "SELECT 1/0", "SELECT 1", "ROLLBACK", "BEGIN", "COMMIT AND CHAIN", "END"]
-        .map(|sql| client.query(sql).status())
-        .into_iter()
-        .collect();
+    let statuses: String =
+        ["BEGIN", "SELECT 1", "SELECT 1/0", "SELECT 1", "ROLLBACK", "BEGIN", "COMMIT AND CHAIN", "END"]
+            .map(|sql| client.query(sql).status())
+            .into_iter()
+            .collect();
     assert_eq!(statuses, "TTEEITTI");
 }
 

@@ -1,7 +1,7 @@
 //! The network between pooler and server, with a switch; and servers that do not behave.
 //!
-//! A [`Gate`] listens on a port of its own and forwards to PostgreSQL. It can refuse, fall silent, cut what is open, and
-//! count. A [`FakeServer`] answers each connection with a function of the test's.
+//! A [`Gate`] listens on a port of its own and forwards to PostgreSQL. It can refuse, fall silent, cut what is open,
+//! and count. A [`FakeServer`] answers each connection with a function of the test's.
 
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};

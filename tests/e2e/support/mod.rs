@@ -24,7 +24,8 @@ pub(crate) use script::{Client, Login, Message, Script, Wire};
 /// How long a test waits for something that must happen: generous, because a loaded machine is no failure.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Says whether the program under test is PgBouncer itself, and if so, that the calling test asks for more than it does.
+/// Says whether the program under test is PgBouncer itself, and if so, that the calling test asks for more than it
+/// does.
 ///
 /// A test of something PgBouncer does not do opens with `if support::beyond_pgbouncer() { return; }`.
 pub(crate) fn beyond_pgbouncer() -> bool {

@@ -1,8 +1,8 @@
 //! A client made of bytes: it can say anything, in any pieces, at any time, and hear every message that comes back.
 //!
-//! [`Wire`] is a connection before any login. [`Login`] walks through the start-up dialogue with whatever proof is asked
-//! for and makes a [`Client`]. [`Script`] strings frontend messages together. A [`Reply`] is everything up to the next
-//! ReadyForQuery. Waiting is bounded by [`PATIENCE`] everywhere.
+//! [`Wire`] is a connection before any login. [`Login`] walks through the start-up dialogue with whatever proof is
+//! asked for and makes a [`Client`]. [`Script`] strings frontend messages together. A [`Reply`] is everything up to the
+//! next ReadyForQuery. Waiting is bounded by [`PATIENCE`] everywhere.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -428,8 +428,7 @@ impl Login {
         wire.send(self.startup());
         let mut seen = Vec::new();
         let mut scram = None;
-        let mut client =
-            Client { wire, parameters: BTreeMap::new(), key: Vec::new(), notices: Vec::new(), asked: 0 };
+        let mut client = Client { wire, parameters: BTreeMap::new(), key: Vec::new(), notices: Vec::new(), asked: 0 };
         loop {
             let Some(message) = client.wire.next() else { return Err(Refusal { seen }) };
             seen.push(message.clone());

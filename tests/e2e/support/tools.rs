@@ -86,8 +86,11 @@ fn run(mut command: Command) -> Outcome {
         std::thread::sleep(Duration::from_millis(5));
     };
     warden().forget(child.id());
-    let outcome =
-        Outcome { success: status.is_some_and(|status| status.success()), stdout: output.join().unwrap(), stderr: errors.join().unwrap() };
+    let outcome = Outcome {
+        success: status.is_some_and(|status| status.success()),
+        stdout: output.join().unwrap(),
+        stderr: errors.join().unwrap(),
+    };
     assert!(status.is_some(), "{command:?} took too long:\n{}\n{}", outcome.stdout, outcome.stderr);
     outcome
 }

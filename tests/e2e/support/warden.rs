@@ -90,7 +90,8 @@ impl Warden {
     }
 }
 
-/// A thousand clients need two thousand descriptors, more than many systems hand out unasked. Children inherit the limit.
+/// A thousand clients need two thousand descriptors, more than many systems hand out unasked. Children inherit the
+/// limit.
 fn raise_file_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
@@ -104,8 +105,8 @@ pub(crate) struct Account {
     pub(crate) gid: u32,
 }
 
-/// Whom to become before starting anything: `postgres`, else `nobody`, where the tests run as root (which PostgreSQL and
-/// PgBouncer refuse); nobody else otherwise.
+/// Whom to become before starting anything: `postgres`, else `nobody`, where the tests run as root (which PostgreSQL
+/// and PgBouncer refuse); nobody else otherwise.
 pub(crate) fn account() -> Option<Account> {
     if !rustix::process::geteuid().is_root() {
         return None;

@@ -1,0 +1,46 @@
+# What one does with a checkout. Every target installs what it misses (see tests/deps.sh) and starts its own servers.
+
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+# Arguments for `make bench`, for example ARGS='--quick --pgbouncer /opt/pgbouncer-1.25/bin/pgbouncer'.
+ARGS ?=
+# How long each fuzz target runs.
+FUZZ_SECONDS ?= 60
+
+.PHONY: help run test check bench fuzz deps clean
+
+help: ## This list.
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+run: ## Pool DATABASE_URL, or a private throw-away PostgreSQL, on 127.0.0.1:6432 (PGWEIR_LISTEN_PORT).
+	@tests/deps.sh build run
+	@$(CARGO) build --release --locked --bin pgweir
+	@config/demo.sh $(TARGET)/release/pgweir
+
+test: ## Every test, against a real PostgreSQL that the tests start themselves.
+	@tests/deps.sh build test
+	$(CARGO) test --locked
+
+check: ## Formatting, lints and documentation, without warnings.
+	@tests/deps.sh build
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps
+
+bench: ## The load benchmark beside PgBouncer: some 20 minutes, or 5 with ARGS=--quick; docs/benchmarks.md.
+	@tests/deps.sh build bench
+	$(CARGO) bench --locked --bench load -- $(ARGS)
+
+fuzz: ## Every fuzz target for FUZZ_SECONDS (60); wants nightly Rust and cargo-fuzz.
+	@$(CARGO) +nightly fuzz --version >/dev/null 2>&1 || { \
+	    echo 'First: rustup toolchain install nightly && cargo install cargo-fuzz' >&2; exit 1; }
+	set -e; for target in $$($(CARGO) +nightly fuzz list --fuzz-dir tests/fuzz); do \
+	    $(CARGO) +nightly fuzz run --fuzz-dir tests/fuzz $$target -- -max_total_time=$(FUZZ_SECONDS); \
+	done
+
+deps: ## Install what all of the above need, from the distribution.
+	@tests/deps.sh build run test bench
+
+clean: ## Remove what was built and measured.
+	$(CARGO) clean
+	rm -rf benches/out

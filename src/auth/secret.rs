@@ -1,0 +1,169 @@
+//! Pure: what is stored about a user's password: the text of `auth_file` or of `auth_query`, understood.
+//!
+//! A secret is the plain password, PostgreSQL's md5 hash of it, or PostgreSQL's SCRAM secret. Which of them a text is
+//! follows PgBouncer (`get_password_type`): whatever is not exactly of the other two forms is a plain password. Nothing
+//! here is ever printed: `Debug` names the kind only.
+
+use std::fmt;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use zeroize::Zeroizing;
+
+/// A stored secret.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Secret {
+    /// The password itself. An empty one never lets anybody in.
+    Plain(Zeroizing<String>),
+    /// `md5` and 32 lower-case hexadecimal digits: the hash of password and user name.
+    Md5(String),
+    /// A SCRAM-SHA-256 secret.
+    Scram(ScramSecret),
+}
+
+impl Secret {
+    /// Understands a stored text. Never fails: a text of neither hashed form is a plain password.
+    pub fn parse(text: &str) -> Secret {
+        if is_md5(text) {
+            return Secret::Md5(text.to_owned());
+        }
+        match ScramSecret::parse(text) {
+            Some(secret) => Secret::Scram(secret),
+            None => Secret::Plain(Zeroizing::new(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Secret::Plain(_) => "Plain(…)",
+            Secret::Md5(_) => "Md5(…)",
+            Secret::Scram(_) => "Scram(…)",
+        })
+    }
+}
+
+fn is_md5(text: &str) -> bool {
+    text.strip_prefix("md5")
+        .is_some_and(|hash| hash.len() == 32 && hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')))
+}
+
+/// What PostgreSQL keeps of a password for SCRAM-SHA-256: enough to check a login, not enough to log in.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ScramSecret {
+    /// Rounds of PBKDF2, `1..=i32::MAX` (PostgreSQL's own range).
+    pub iterations: u32,
+    /// The salt, not empty.
+    pub salt: Vec<u8>,
+    /// The hash of the client key: proves the client.
+    pub stored_key: [u8; 32],
+    /// Signs our last message: proves that we knew the secret.
+    pub server_key: [u8; 32],
+}
+
+impl ScramSecret {
+    /// Understands `SCRAM-SHA-256$<iterations>:<salt>$<stored key>:<server key>`, or gives `None`.
+    pub fn parse(text: &str) -> Option<ScramSecret> {
+        let (iterations, rest) = text.strip_prefix("SCRAM-SHA-256$")?.split_once(':')?;
+        let (salt, keys) = rest.split_once('$')?;
+        let (stored_key, server_key) = keys.split_once(':')?;
+
+        if !iterations.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        let iterations = iterations.parse::<u32>().ok().filter(|count| (1..=ITERATIONS_MAX).contains(count))?;
+        let salt = BASE64.decode(salt).ok().filter(|salt| !salt.is_empty())?;
+        let stored_key = BASE64.decode(stored_key).ok()?.try_into().ok()?;
+        let server_key = BASE64.decode(server_key).ok()?.try_into().ok()?;
+        Some(ScramSecret { iterations, salt, stored_key, server_key })
+    }
+
+    /// The text [`ScramSecret::parse`] understands. A method, not `Display`, so that no log line prints it by accident.
+    pub fn to_text(&self) -> String {
+        format!(
+            "SCRAM-SHA-256${}:{}${}:{}",
+            self.iterations,
+            BASE64.encode(&self.salt),
+            BASE64.encode(self.stored_key),
+            BASE64.encode(self.server_key)
+        )
+    }
+}
+
+impl fmt::Debug for ScramSecret {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("ScramSecret(…)")
+    }
+}
+
+/// PostgreSQL keeps the count in a signed 32-bit number.
+const ITERATIONS_MAX: u32 = i32::MAX as u32;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PENCIL: &str = "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:\
+                          wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=";
+
+    #[test]
+    fn what_is_not_exactly_a_hash_is_a_plain_password() {
+        let plain = [
+            "",
+            "md5",
+            "md5hallo",
+            "md5C2E59C1F0C5D9C0B9E4D31A8B1F9B7CF",
+            "md5c2e59c1f0c5d9c0b9e4d31a8b1f9b7cf0",
+            "SCRAM-SHA-256",
+            "SCRAM-SHA-256$",
+            "SCRAM-SHA-256$0:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPL",
+            &PENCIL.replace("4096", "0"),
+            &PENCIL.replace("4096", "+4096"),
+            &PENCIL.replace("4096", "2147483648"),
+            &PENCIL.replace("W22ZaJ0SNY7soEsUEjb6gQ==", ""),
+            &PENCIL.replace("W22Z", "W2*Z"),
+            &PENCIL.replace("SHA-256", "SHA-512"),
+            &PENCIL.replace("WG5d", ""),
+            &format!("{PENCIL}="),
+        ];
+
+        for text in plain {
+            assert_eq!(Secret::parse(text), Secret::Plain(Zeroizing::new(text.to_owned())), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_two_hashed_forms_are_recognised() {
+        let md5 = "md5c2e59c1f0c5d9c0b9e4d31a8b1f9b7cf";
+
+        assert_eq!(Secret::parse(md5), Secret::Md5(md5.to_owned()));
+        let Secret::Scram(scram) = Secret::parse(PENCIL) else { panic!("a SCRAM secret") };
+        assert_eq!(scram.iterations, 4096);
+        assert_eq!(scram.to_text(), PENCIL);
+    }
+
+    #[test]
+    fn nothing_secret_is_printed() {
+        assert_eq!(format!("{:?}", Secret::parse("hunter2")), "Plain(…)");
+        assert_eq!(format!("{:?}", Secret::parse(PENCIL)), "Scram(…)");
+        assert_eq!(format!("{:?}", ScramSecret::parse(PENCIL)), "Some(ScramSecret(…))");
+    }
+
+    proptest! {
+        #[test]
+        fn parse_undoes_to_text(
+            iterations in 1..=ITERATIONS_MAX, salt in proptest::collection::vec(any::<u8>(), 1..40), keys: [[u8; 32]; 2],
+        ) {
+            let secret = ScramSecret { iterations, salt, stored_key: keys[0], server_key: keys[1] };
+            prop_assert_eq!(ScramSecret::parse(&secret.to_text()), Some(secret));
+        }
+
+        #[test]
+        fn any_text_is_some_secret(text in "(SCRAM-SHA-256\\$|md5)?[0-9a-f:$=]{0,60}") {
+            let _ = Secret::parse(&text);
+        }
+    }
+}

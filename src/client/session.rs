@@ -1,0 +1,388 @@
+//! ★ The life of a logged-in client: rest, ask for a server, relay until it is at rest, give it back.
+//!
+//! ```text
+//!          ┌────────────────────── lease given back ◄──────────────────────┐
+//!          ▼                                                                │ at rest
+//!   safe point: no server,   bytes of a      in line        lease, with    relay ─► any other end: the lease is
+//!   no half message, no  ──► request whole ──► for one  ──► the client's           dropped, and with it the server
+//!   buffers held                                            parameters
+//! ```
+//!
+//! Only at a safe point do a reload, a drain and KILL take effect without harm. Whoever wants this client to stop
+//! leaves an order on its card. Nothing here sets a timer: `app::janitor` looks at the cards.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
+
+use super::Shared;
+use super::farewell::Farewell;
+use super::relay::{Ended, Relay};
+use crate::config::PoolMode;
+use crate::net::buffers::{Inbox, Outbox};
+use crate::net::stream::Stream;
+use crate::net::{workers, world};
+use crate::pool::{Admission, Ask, Lease, Member, Pool, Rules, Ticket, Waiter};
+use crate::protocol::parameters::{self, ParameterSet};
+use crate::protocol::statements::ClientStatements;
+use crate::server::TidyError;
+use crate::server::check::run_query;
+use crate::stats::counters::{Shard, bump};
+use crate::stats::roster::{ClientCard, EnteredClient, Order};
+use crate::wire::error::{self, sqlstate};
+use crate::wire::framing::Framer;
+use crate::wire::frontend::{Sent, sent_at_rest};
+
+/// How long a client keeps a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Until it leaves.
+    Session,
+    /// Until its transaction ends.
+    Transaction,
+    /// As transaction, and no transaction blocks.
+    Statement,
+}
+
+impl From<PoolMode> for Mode {
+    fn from(mode: PoolMode) -> Mode {
+        match mode {
+            PoolMode::Session => Mode::Session,
+            PoolMode::Transaction => Mode::Transaction,
+            PoolMode::Statement => Mode::Statement,
+        }
+    }
+}
+
+/// Settings the relay looks at for each message.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// sbuf_loopcnt.
+    pub(crate) reads_per_turn: u32,
+    /// max_packet_size.
+    pub(crate) message_len_max: usize,
+    /// disable_pqexec.
+    pub(crate) disable_pqexec: bool,
+    /// max_prepared_statements; 0 in session mode, where names need no care.
+    pub(crate) prepared_statements_max: usize,
+}
+
+/// Bytes not yet added to the pool's counters.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    received: u64,
+    sent: u64,
+}
+
+/// A logged-in client, at a safe point between any two calls of [`Client::run`]'s steps.
+pub(crate) struct Client {
+    pub(crate) stream: Stream,
+    /// Bytes from the application.
+    pub(crate) inbox: Inbox,
+    /// Where in a message the inbox's fresh bytes begin.
+    pub(crate) framer: Framer,
+    /// Replies of our own, and the end of an answer that the socket would not take.
+    pub(crate) outbox: Outbox,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) mode: Mode,
+    pub(crate) limits: Limits,
+    /// The client's names for prepared statements.
+    pub(crate) statements: ClientStatements,
+    pub(crate) shared: Arc<Shared>,
+    tally: Tally,
+    rules: Arc<Rules>,
+    rules_version: u64,
+    /// The parameters it wants of any server it gets.
+    pub(crate) wish: ParameterSet,
+    waiter: Arc<Waiter>,
+    /// Struck off the roster, out of the pool, out of the limits and out of the cancel table on drop.
+    entered: EnteredClient,
+    _belongings: Belongings,
+}
+
+/// What a logged-in client holds and gives up by being dropped.
+#[expect(dead_code, reason = "held for what their Drop does")]
+pub(crate) struct Belongings {
+    pub(crate) member: Member,
+    pub(crate) admission: Admission,
+    pub(crate) cancel: crate::cancel::table::Entry,
+    pub(super) seat: super::Seat,
+}
+
+impl Client {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        entered: EnteredClient,
+        stream: Stream,
+        inbox: Inbox,
+        pool: Arc<Pool>,
+        wish: ParameterSet,
+        belongings: Belongings,
+    ) -> Client {
+        let rules = pool.rules();
+        let mut client = Client {
+            stream,
+            inbox,
+            framer: Framer::default(),
+            outbox: Outbox::default(),
+            rules_version: pool.rules_version(),
+            mode: rules.pool_mode.into(),
+            limits: Limits { reads_per_turn: 1, message_len_max: 0, disable_pqexec: false, prepared_statements_max: 0 },
+            statements: ClientStatements::default(),
+            tally: Tally::default(),
+            waiter: Waiter::new(entered.card().clone(), pool.clone()),
+            pool,
+            rules,
+            wish,
+            entered,
+            shared,
+            _belongings: belongings,
+        };
+        client.obey_rules();
+        client
+    }
+
+    pub(crate) fn card(&self) -> &Arc<ClientCard> {
+        self.entered.card()
+    }
+
+    pub(crate) fn renames_statements(&self) -> bool {
+        self.limits.prepared_statements_max > 0
+    }
+
+    /// The counters that the calling worker writes.
+    pub(crate) fn counters(&self) -> &Shard {
+        self.pool.counters().shard(workers::current())
+    }
+
+    pub(crate) fn count_received(&mut self, len: usize) {
+        self.tally.received += len as u64;
+    }
+
+    pub(crate) fn count_sent(&mut self, len: usize) {
+        self.tally.sent += len as u64;
+    }
+
+    /// Adds what was counted to the pool's counters.
+    pub(crate) fn settle_tally(&mut self) {
+        let counters = self.counters();
+        bump(&counters.bytes_received, self.tally.received);
+        bump(&counters.bytes_sent, self.tally.sent);
+        self.tally = Tally::default();
+    }
+
+    /// Writes the application_name on the card.
+    pub(crate) fn note_application_name(&self, value: &str) {
+        let mut name = self.card().application_name.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *name = Arc::from(value);
+    }
+
+    /// Writes the number of prepared statements on the card.
+    pub(crate) fn note_statement_count(&self) {
+        let count = u32::try_from(self.statements.len()).unwrap_or(u32::MAX);
+        self.card().prepared_statements.store(count, Relaxed);
+    }
+
+    /// Takes the rules in force; at safe points only.
+    fn obey_rules(&mut self) {
+        self.rules_version = self.pool.rules_version();
+        self.rules = self.pool.rules();
+        let config = self.shared.registry.config();
+        self.mode = self.rules.pool_mode.into();
+        self.limits = Limits {
+            reads_per_turn: config.settings.sbuf_loopcnt.saturating_add(2),
+            message_len_max: usize::try_from(config.settings.max_packet_size).unwrap_or(usize::MAX),
+            disable_pqexec: config.settings.disable_pqexec,
+            prepared_statements_max: match self.mode {
+                Mode::Session => 0,
+                _ => usize::try_from(config.settings.max_prepared_statements).unwrap_or(usize::MAX),
+            },
+        };
+    }
+
+    /// Serves the client until it leaves or must leave.
+    pub(crate) async fn run(&mut self) -> Farewell {
+        self.entered.logged_in();
+        self.card().set_rest_at(Some(world::now()));
+        loop {
+            if let Err(farewell) = self.serve_one().await {
+                self.settle_tally();
+                return farewell;
+            }
+        }
+    }
+
+    /// One round: rest, acquire, relay, release. `Err` says why the client is to leave.
+    async fn serve_one(&mut self) -> Result<(), Farewell> {
+        std::future::poll_fn(|cx| self.poll_rest(cx)).await?;
+        if self.rules_version != self.pool.rules_version() {
+            self.obey_rules();
+        }
+        let now = world::now();
+        self.card().set_request_at(now);
+        self.card().set_rest_at(None);
+        let mut lease = match self.pool.ask(&self.waiter, workers::current(), now) {
+            Ask::Granted(lease) => lease,
+            Ask::Waiting(ticket) => self.wait(ticket).await?,
+            Ask::Refused(refusal) => return Err(Farewell::Refused(refusal)),
+        };
+        if lease.move_here().is_err() {
+            lease.close("server socket lost");
+            return Err(Farewell::ServerCrashed(None));
+        }
+        if !self.wish.is(&lease.parameters) {
+            lease = self.adopt(lease).await?;
+        }
+        self.card().set_xact_at(Some(now));
+        lease.card().set_request_at(now);
+        let ended = Relay::new(self, &mut lease, now).run().await;
+        self.part(lease, ended)
+    }
+
+    /// Waits at a safe point for something that wants an answer.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Farewell>> {
+        self.card().set_waker(cx.waker());
+        let order = self.card().order();
+        if order != Order::None {
+            return Poll::Ready(Err(Farewell::ordered(order)));
+        }
+        loop {
+            while !self.outbox.is_empty() {
+                match self.stream.poll_send(cx, self.outbox.pending()) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(sent)) => self.outbox.sent(sent),
+                    Poll::Ready(Err(_)) => return Poll::Ready(Err(Farewell::ClientGone)),
+                }
+            }
+            match sent_at_rest(self.inbox.fresh(), self.limits.message_len_max) {
+                Ok(Sent::Request) => return Poll::Ready(Ok(())),
+                Ok(Sent::Part) if self.inbox.is_full() => return Poll::Ready(Ok(())),
+                Ok(Sent::Part) => {}
+                Ok(Sent::Terminate) => return Poll::Ready(Err(Farewell::Terminated)),
+                Ok(Sent::Stray(len)) => {
+                    self.inbox.skip(len);
+                    continue;
+                }
+                Err(broken) => return Poll::Ready(Err(Farewell::BadPacket(broken.to_string()))),
+            }
+            match self.stream.poll_fill(cx, &mut self.inbox) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Farewell::ClientGone)),
+                Poll::Ready(Ok(len)) => self.count_received(len),
+            }
+        }
+    }
+
+    /// Stands in line. The client's socket is watched meanwhile: who leaves, leaves the line.
+    async fn wait(&mut self, ticket: Ticket) -> Result<Lease, Farewell> {
+        let mut ticket = ticket;
+        std::future::poll_fn(|cx| self.poll_wait(&mut ticket, cx)).await
+    }
+
+    fn poll_wait(&mut self, ticket: &mut Ticket, cx: &mut Context<'_>) -> Poll<Result<Lease, Farewell>> {
+        let order = self.card().order();
+        if order != Order::None {
+            return Poll::Ready(Err(Farewell::ordered(order)));
+        }
+        if let Some(granted) = ticket.poll() {
+            return Poll::Ready(granted.map_err(Farewell::Refused));
+        }
+        if ticket.notice_due() {
+            self.say_queued();
+        }
+        while !self.outbox.is_empty() {
+            match self.stream.poll_send(cx, self.outbox.pending()) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(sent)) => self.outbox.sent(sent),
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Farewell::ClientGone)),
+            }
+        }
+        while !self.inbox.is_full() {
+            match self.stream.poll_fill(cx, &mut self.inbox) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Farewell::ClientGone)),
+                Poll::Ready(Ok(len)) => self.count_received(len),
+            }
+        }
+        Poll::Pending
+    }
+
+    fn say_queued(&mut self) {
+        error::notice_response(
+            self.outbox.bytes(),
+            error::NOTICE,
+            sqlstate::SUCCESSFUL_COMPLETION,
+            "No server connection available in postgres backend, client being queued",
+            None,
+            None,
+        );
+    }
+
+    /// Gives the server the client's parameters, where they differ: a round trip of its own, before the request.
+    #[cold]
+    async fn adopt(&mut self, mut lease: Lease) -> Result<Lease, Farewell> {
+        let shared = self.shared.clone();
+        shared.interner.share_in_place(&mut lease.parameters);
+        let Some(sets) = parameters::difference(&mut self.wish, &lease.parameters, &shared.tracked) else {
+            return Ok(lease);
+        };
+        match run_query(&mut lease, &sets).await {
+            Ok(()) => {}
+            Err(TidyError::Failed(message)) => {
+                lease.close("parameter refused");
+                return Err(Farewell::ParameterRefused(message));
+            }
+            Err(error) => {
+                lease.close("server conn crashed?");
+                return Err(Farewell::ServerCrashed(Some(error.to_string())));
+            }
+        }
+        // The server may spell a value its own way: what it says from now on is what the client wants.
+        shared.interner.share_in_place(&mut lease.parameters);
+        parameters::adopt(&mut self.wish, &lease.parameters, &shared.tracked);
+        shared.interner.share_in_place(&mut self.wish);
+        Ok(lease)
+    }
+
+    /// Gives the server back, or drops it; says whether the client goes on.
+    fn part(&mut self, lease: Lease, ended: Ended) -> Result<(), Farewell> {
+        let card = self.card();
+        card.set_idle_in_xact_at(None);
+        card.set_xact_at(None);
+        self.settle_tally();
+        match ended {
+            Ended::AtRest => {
+                let now = world::now();
+                lease.release(now);
+                self.card().set_rest_at(Some(now));
+                self.outbox_at_rest();
+                Ok(())
+            }
+            Ended::Terminated | Ended::ClientGone if lease.exchange.at_rest() && self.inbox.run().is_empty() => {
+                lease.release(world::now());
+                Err(if matches!(ended, Ended::Terminated) { Farewell::Terminated } else { Farewell::ClientGone })
+            }
+            ended => {
+                let farewell = Farewell::ended(ended);
+                lease.close(farewell.server_reason());
+                Err(farewell)
+            }
+        }
+    }
+
+    /// A client at rest holds no memory for an outbox.
+    fn outbox_at_rest(&mut self) {
+        if self.outbox.is_empty() {
+            self.outbox.rest();
+        }
+    }
+
+    /// Last words, as far as the socket takes them at once.
+    pub(crate) fn say_farewell(&mut self, farewell: &Farewell) {
+        if let Some(message) = farewell.message() {
+            let mut out = self.outbox.pending().to_vec();
+            out.extend_from_slice(&message);
+            self.stream.send_parting(&out);
+        }
+    }
+}

@@ -1,0 +1,432 @@
+//! Where clients arrive: the sockets of `listen_addr` and `unix_socket_dir`.
+//!
+//! [`listen`] opens them all, before any client is served. As with PgBouncer, one address of `listen_addr` that cannot
+//! be had is a warning as long as another one can; a name that does not resolve, no address at all, and a Unix socket
+//! that cannot be made are errors. Sockets come back in non-blocking mode, with the `tcp_*` options set (accepted
+//! sockets inherit those, see [`super::sockopt`]).
+//!
+//! A socket file left behind by a process that died is removed; one that somebody still answers on is not. The file of
+//! a socket is removed when its [`SocketFile`] is dropped, unless another process has put its own there meanwhile.
+
+use std::fmt;
+use std::fs::{self, Permissions};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::config::Settings;
+
+use super::sockopt::{self, SockoptError, TcpOptions};
+
+/// Where to listen, from the settings.
+#[derive(Clone, Debug)]
+pub struct ListenOptions {
+    /// `listen_addr`: names, addresses, `*`; empty for no TCP at all.
+    pub addresses: Vec<String>,
+    /// `listen_port`; 0 lets the kernel choose, for tests.
+    pub port: u16,
+    /// `listen_backlog`.
+    pub backlog: u32,
+    /// `so_reuseport`.
+    pub reuse_port: bool,
+    /// `tcp_defer_accept` is not 0.
+    pub defer_accept: bool,
+    /// The `tcp_*` settings.
+    pub tcp: TcpOptions,
+    /// `unix_socket_dir`: a directory, `@` and a name for an abstract socket, or empty for no Unix socket.
+    pub unix_dir: String,
+    /// `unix_socket_mode`: permission bits.
+    pub unix_mode: u32,
+    /// `unix_socket_group`: name or number; empty leaves the process' own.
+    pub unix_group: String,
+}
+
+impl ListenOptions {
+    /// What the settings say.
+    pub fn from_settings(settings: &Settings) -> ListenOptions {
+        ListenOptions {
+            addresses: settings.listen_addr.iter().map(ToString::to_string).collect(),
+            port: settings.listen_port,
+            backlog: settings.listen_backlog,
+            reuse_port: settings.so_reuseport,
+            defer_accept: settings.tcp_defer_accept,
+            tcp: TcpOptions::from_settings(settings),
+            unix_dir: settings.unix_socket_dir.clone().unwrap_or_default(),
+            unix_mode: settings.unix_socket_mode,
+            unix_group: settings.unix_socket_group.clone().unwrap_or_default(),
+        }
+    }
+}
+
+/// A socket that listens.
+#[derive(Debug)]
+pub struct Listener {
+    /// The socket, in non-blocking mode.
+    pub socket: ListenSocket,
+    /// What the log calls it: `127.0.0.1:6432`, `[::1]:6432`, `unix:/tmp/.s.PGSQL.6432`.
+    pub name: String,
+    /// The socket's file; none for TCP and abstract sockets. Dropping it removes the file.
+    pub file: Option<SocketFile>,
+}
+
+/// The socket of a [`Listener`].
+#[derive(Debug)]
+pub enum ListenSocket {
+    /// TCP.
+    Tcp(TcpListener),
+    /// Unix domain.
+    Unix(UnixListener),
+}
+
+/// All that could be opened.
+#[derive(Debug)]
+pub struct Listening {
+    /// The sockets, in the order of the settings, the Unix socket last; at least one.
+    pub listeners: Vec<Listener>,
+    /// Addresses that could not be had: a warning each.
+    pub warnings: Vec<ListenError>,
+}
+
+/// Opens every socket that the settings ask for.
+///
+/// # Errors
+/// The process cannot start: see the variants of [`ListenError`].
+pub fn listen(options: &ListenOptions) -> Result<Listening, ListenError> {
+    let mut listening = Listening { listeners: Vec::new(), warnings: Vec::new() };
+    for name in options.addresses.iter().filter(|name| !name.is_empty()) {
+        for address in resolve(name, options.port)? {
+            match listen_tcp(address, options) {
+                Ok(listener) => listening.listeners.push(listener),
+                Err(error) => listening.warnings.push(error),
+            }
+        }
+    }
+    if listening.listeners.is_empty() && !listening.warnings.is_empty() {
+        return Err(ListenError::NoAddress(listening.warnings));
+    }
+    if !options.unix_dir.is_empty() {
+        listening.listeners.push(listen_unix(options)?);
+    }
+    if listening.listeners.is_empty() {
+        return Err(ListenError::Nowhere);
+    }
+    Ok(listening)
+}
+
+impl Listener {
+    /// Is it a Unix socket, which stays open for the console while the process shuts down?
+    pub fn is_unix(&self) -> bool {
+        matches!(self.socket, ListenSocket::Unix(_))
+    }
+
+    /// Sets changed `tcp_*` settings, for the clients that come from now on. Does nothing to a Unix socket.
+    ///
+    /// # Errors
+    /// The kernel refuses a setting.
+    pub fn retune(&self, tcp: &TcpOptions, defer_accept: bool) -> Result<(), SockoptError> {
+        match &self.socket {
+            ListenSocket::Tcp(socket) => {
+                tcp.apply(socket)?;
+                sockopt::defer_accept(socket, defer_accept)
+            }
+            ListenSocket::Unix(_) => Ok(()),
+        }
+    }
+}
+
+/// The addresses of one word of `listen_addr`.
+fn resolve(name: &str, port: u16) -> Result<Vec<SocketAddr>, ListenError> {
+    if name == "*" {
+        let every: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+        return Ok(every.map(|ip| SocketAddr::new(ip, port)).to_vec());
+    }
+    match (name, port).to_socket_addrs() {
+        Ok(addresses) => Ok(addresses.collect()),
+        Err(source) => Err(ListenError::Unresolved { name: name.to_owned(), source }),
+    }
+}
+
+fn listen_tcp(address: SocketAddr, options: &ListenOptions) -> Result<Listener, ListenError> {
+    let socket = open_tcp(address, options).map_err(|(call, source)| ListenError::Refused {
+        name: address.to_string(),
+        call,
+        source,
+    })?;
+    let name = socket.local_addr().unwrap_or(address).to_string();
+    Ok(Listener { socket: ListenSocket::Tcp(socket), name, file: None })
+}
+
+fn open_tcp(address: SocketAddr, options: &ListenOptions) -> Result<TcpListener, (&'static str, io::Error)> {
+    let domain = Domain::for_address(address);
+    let socket = Socket::new(domain, Type::STREAM, None).map_err(during("socket"))?;
+    socket.set_reuse_address(true).map_err(during("SO_REUSEADDR"))?;
+    if domain == Domain::IPV6 {
+        // Or `::` would take the port of every IPv4 address as well.
+        socket.set_only_v6(true).map_err(during("IPV6_V6ONLY"))?;
+    }
+    if options.reuse_port {
+        socket.set_reuse_port(true).map_err(during("so_reuseport"))?;
+    }
+    socket.bind(&address.into()).map_err(during("bind"))?;
+    options.tcp.apply(&socket).map_err(|error| (error.setting, error.source))?;
+    socket.set_nonblocking(true).map_err(during("non-blocking"))?;
+    socket.listen(backlog(options)).map_err(during("listen"))?;
+    sockopt::defer_accept(&socket, options.defer_accept).map_err(|error| (error.setting, error.source))?;
+    Ok(socket.into())
+}
+
+fn listen_unix(options: &ListenOptions) -> Result<Listener, ListenError> {
+    let path = format!("{}/.s.PGSQL.{}", options.unix_dir, options.port);
+    let name = format!("unix:{path}");
+    let refused = |call| {
+        let name = name.clone();
+        move |source| ListenError::Refused { name, call, source }
+    };
+    let abstract_name = path.strip_prefix('@').map(|name| format!("\0{name}"));
+    let address = SockAddr::unix(abstract_name.as_deref().unwrap_or(&path)).map_err(refused("unix_socket_dir"))?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(refused("socket"))?;
+    if somebody_answers(&address) {
+        return Err(ListenError::InUse { name });
+    }
+    if abstract_name.is_none() {
+        make_way(Path::new(&path))?;
+    }
+    socket.bind(&address).map_err(refused("bind"))?;
+    let file = match abstract_name {
+        Some(_) => None,
+        None => {
+            let file = SocketFile::new(PathBuf::from(&path)).map_err(refused("bind"))?;
+            // Before listen(), so that nobody gets in who may not.
+            file.open_to(options.unix_mode, &options.unix_group)?;
+            Some(file)
+        }
+    };
+    socket.set_nonblocking(true).map_err(refused("non-blocking"))?;
+    socket.listen(backlog(options)).map_err(refused("listen"))?;
+    Ok(Listener { socket: ListenSocket::Unix(socket.into()), name, file })
+}
+
+fn backlog(options: &ListenOptions) -> i32 {
+    i32::try_from(options.backlog).unwrap_or(i32::MAX)
+}
+
+/// Is a process listening on this Unix socket? A full backlog is an answer too.
+fn somebody_answers(address: &SockAddr) -> bool {
+    let Ok(socket) = Socket::new(Domain::UNIX, Type::STREAM, None) else { return false };
+    if socket.set_nonblocking(true).is_err() {
+        return false;
+    }
+    match socket.connect(address) {
+        Ok(()) => true,
+        Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+    }
+}
+
+/// Removes the socket that a dead process left, and nothing else.
+fn make_way(path: &Path) -> Result<(), ListenError> {
+    // PostgreSQL marks a socket as its own with this file, and keeps it while it starts and does not answer yet.
+    let mut lock = path.as_os_str().to_owned();
+    lock.push(".lock");
+    if fs::symlink_metadata(&lock).is_ok() {
+        return Err(ListenError::Locked { lock: lock.into() });
+    }
+    let found = match fs::symlink_metadata(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(ListenError::Stale { path: path.to_owned(), source }),
+    };
+    if !found.file_type().is_socket() {
+        return Err(ListenError::NotASocket { path: path.to_owned() });
+    }
+    fs::remove_file(path).map_err(|source| ListenError::Stale { path: path.to_owned(), source })
+}
+
+/// The file of a Unix socket, removed on drop if it is still the same file.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    /// Device and inode: a successor's file under the same name is not ours to remove.
+    identity: (u64, u64),
+}
+
+impl SocketFile {
+    fn new(path: PathBuf) -> io::Result<SocketFile> {
+        let found = fs::symlink_metadata(&path)?;
+        Ok(SocketFile { path, identity: (found.dev(), found.ino()) })
+    }
+
+    fn open_to(&self, mode: u32, group: &str) -> Result<(), ListenError> {
+        if !group.is_empty() {
+            let id = group_id(group)?;
+            std::os::unix::fs::chown(&self.path, None, Some(id))
+                .map_err(|source| ListenError::Group { group: group.to_owned(), source: Some(source) })?;
+        }
+        fs::set_permissions(&self.path, Permissions::from_mode(mode)).map_err(|source| ListenError::Mode {
+            path: self.path.clone(),
+            mode,
+            source,
+        })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.identity) {
+            // Nobody is left to tell, and the next start clears it away.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// The number of a group that is given by name or number.
+fn group_id(group: &str) -> Result<u32, ListenError> {
+    if let Ok(id) = group.parse() {
+        return Ok(id);
+    }
+    let unknown = |source| ListenError::Group { group: group.to_owned(), source };
+    match nix::unistd::Group::from_name(group) {
+        Ok(Some(found)) => Ok(found.gid.as_raw()),
+        Ok(None) => Err(unknown(None)),
+        Err(errno) => Err(unknown(Some(errno.into()))),
+    }
+}
+
+/// Why a socket could not be opened. Printed, it names the setting and the way out.
+#[derive(Debug)]
+pub enum ListenError {
+    /// A word of `listen_addr` is neither an address nor a name that resolves.
+    Unresolved {
+        /// The word.
+        name: String,
+        /// The resolver's reason.
+        source: io::Error,
+    },
+    /// The kernel refuses a socket.
+    Refused {
+        /// The socket.
+        name: String,
+        /// The system call or the setting.
+        call: &'static str,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// Not one address of `listen_addr` could be had.
+    NoAddress(Vec<ListenError>),
+    /// Somebody listens on the Unix socket.
+    InUse {
+        /// The socket.
+        name: String,
+    },
+    /// PostgreSQL has locked the Unix socket.
+    Locked {
+        /// Its lock file.
+        lock: PathBuf,
+    },
+    /// Something that is no socket has the Unix socket's name.
+    NotASocket {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// An old Unix socket cannot be removed.
+    Stale {
+        /// Its path.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// `unix_socket_group` cannot be given the socket.
+    Group {
+        /// The setting.
+        group: String,
+        /// The kernel's reason; none where there is no such group.
+        source: Option<io::Error>,
+    },
+    /// `unix_socket_mode` cannot be set.
+    Mode {
+        /// The socket's path.
+        path: PathBuf,
+        /// The setting.
+        mode: u32,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// Neither `listen_addr` nor `unix_socket_dir` is set.
+    Nowhere,
+}
+
+impl fmt::Display for ListenError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ListenError::Unresolved { name, source } => {
+                write!(out, "listen_addr: \"{name}\" is neither an address nor a name that resolves: {source}")
+            }
+            ListenError::Refused { name, call, source } => {
+                write!(out, "cannot listen on {name}: {call}: {source}{}", way_out(source))
+            }
+            ListenError::NoAddress(errors) => {
+                out.write_str("failed to listen on any address in listen_addr")?;
+                errors.iter().try_for_each(|error| write!(out, "\n{error}"))
+            }
+            ListenError::InUse { name } => {
+                write!(out, "{name} is in use: stop the process that listens there, or change listen_port")
+            }
+            ListenError::Locked { lock } => write!(
+                out,
+                "unix port is in use: {} exists; change listen_port, or remove the file if its server is gone",
+                lock.display()
+            ),
+            ListenError::NotASocket { path } => {
+                write!(out, "cannot listen on {}: something that is not a socket is in its place", path.display())
+            }
+            ListenError::Stale { path, source } => {
+                write!(out, "cannot remove the old socket {}: {source}", path.display())
+            }
+            ListenError::Group { group, source: None } => {
+                write!(out, "unix_socket_group: there is no group \"{group}\"")
+            }
+            ListenError::Group { group, source: Some(source) } => {
+                write!(out, "unix_socket_group: cannot give the socket to \"{group}\": {source}")
+            }
+            ListenError::Mode { path, mode, source } => {
+                write!(out, "unix_socket_mode: cannot set {mode:#o} on {}: {source}", path.display())
+            }
+            ListenError::Nowhere => out.write_str("nowhere to listen on: set listen_addr or unix_socket_dir"),
+        }
+    }
+}
+
+impl std::error::Error for ListenError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            ListenError::Unresolved { source, .. }
+            | ListenError::Refused { source, .. }
+            | ListenError::Stale { source, .. }
+            | ListenError::Group { source: Some(source), .. }
+            | ListenError::Mode { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+/// What an operator can do about it.
+fn way_out(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "; stop the process that listens there, or change listen_port",
+        io::ErrorKind::AddrNotAvailable => "; listen_addr takes only addresses that this machine has",
+        io::ErrorKind::PermissionDenied => "; ports below 1024 and foreign directories need rights that `user` lacks",
+        io::ErrorKind::NotFound => "; the directory of unix_socket_dir must exist",
+        io::ErrorKind::InvalidInput => "; the name of a Unix socket may have at most 107 bytes",
+        _ => "",
+    }
+}
+
+fn during(call: &'static str) -> impl Fn(io::Error) -> (&'static str, io::Error) {
+    move |source| (call, source)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,164 @@
+//! The replies a server owes, in order, and what to do with each: forward it, skip it, or fake it.
+//!
+//! Pure: a queue. Every message that gets a reply of its own puts one [`Due`] in; the reply takes it out. A reply that
+//! pgweir must invent (a ParseComplete for a statement the server has already) is in the queue as [`Action::Fake`] and
+//! is written as soon as all replies before it are through; one that the client must not see (to a Parse that pgweir
+//! sent on its own account) is [`Action::Skip`].
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::statements::Statement;
+
+/// The message a reply is owed to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Query: ends with ReadyForQuery.
+    Query,
+    /// FunctionCall: ends with ReadyForQuery.
+    FunctionCall,
+    /// Sync: ReadyForQuery.
+    Sync,
+    /// Parse: ParseComplete.
+    Parse,
+    /// Bind: BindComplete.
+    Bind,
+    /// Describe: RowDescription or NoData, after a ParameterDescription for a statement.
+    Describe,
+    /// Execute: CommandComplete, EmptyQueryResponse or PortalSuspended.
+    Execute,
+    /// Close: CloseComplete.
+    Close,
+}
+
+impl Kind {
+    /// Does the reply to this message end with ReadyForQuery?
+    pub fn ends_with_ready(self) -> bool {
+        matches!(self, Kind::Query | Kind::FunctionCall | Kind::Sync)
+    }
+}
+
+/// What happens to a reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// The client gets it.
+    Forward,
+    /// The client must not see it: pgweir sent the request.
+    Skip,
+    /// The server was not asked: pgweir answers in its place.
+    Fake,
+}
+
+/// What must be taken back when a request was never carried out, because one before it failed.
+#[derive(Debug)]
+pub enum Undo {
+    /// The client's name was entered; the server was asked to parse this statement, if any.
+    Parsed {
+        /// The client's name for it; `None` where pgweir parsed on its own account.
+        name: Option<Box<[u8]>>,
+        /// The statement sent to the server; `None` where it had it.
+        sent: Option<u64>,
+    },
+    /// The client's name was struck out; it meant this statement.
+    ClientClosed {
+        /// The client's name for it.
+        name: Box<[u8]>,
+        /// What it meant.
+        statement: Arc<Statement>,
+    },
+    /// The server was asked to close this statement, to make room.
+    Evicted(Arc<Statement>),
+}
+
+/// One reply owed.
+#[derive(Debug)]
+pub struct Due {
+    /// To what.
+    pub kind: Kind,
+    /// What happens to it.
+    pub action: Action,
+    /// What to take back if it never comes.
+    pub undo: Option<Box<Undo>>,
+}
+
+impl Due {
+    /// A reply the client gets, with nothing to take back.
+    pub fn forward(kind: Kind) -> Due {
+        Due { kind, action: Action::Forward, undo: None }
+    }
+}
+
+/// The replies owed, first due first.
+#[derive(Debug, Default)]
+pub struct Outstanding {
+    dues: VecDeque<Due>,
+}
+
+impl Outstanding {
+    /// The most replies one server may owe at a time. A client that pipelines more without reading is refused.
+    pub const DUES_MAX: usize = 1 << 20;
+
+    /// Is nothing owed?
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.dues.is_empty()
+    }
+
+    /// How many replies are owed.
+    pub fn len(&self) -> usize {
+        self.dues.len()
+    }
+
+    /// The kind that is due next.
+    #[inline]
+    pub fn next_kind(&self) -> Option<Kind> {
+        self.dues.front().map(|due| due.kind)
+    }
+
+    /// Adds a reply owed after all others.
+    #[inline]
+    pub fn push(&mut self, due: Due) {
+        self.dues.push_back(due);
+    }
+
+    /// Takes the next reply out if it is owed to a message of this kind.
+    #[inline]
+    pub fn take(&mut self, kind: Kind) -> Option<Due> {
+        if self.next_kind() == Some(kind) { self.dues.pop_front() } else { None }
+    }
+
+    /// Takes the next reply out if pgweir must invent it.
+    #[inline]
+    pub fn take_fake(&mut self) -> Option<Due> {
+        match self.dues.front() {
+            Some(due) if due.action == Action::Fake => self.dues.pop_front(),
+            _ => None,
+        }
+    }
+
+    /// Takes out everything before the next reply that ends with ReadyForQuery, last first: an error made the server
+    /// skip it. Says whether such a reply is owed at all.
+    pub fn fail_until_ready(&mut self, mut skipped: impl FnMut(Due)) -> bool {
+        let end = self.dues.iter().position(|due| due.kind.ends_with_ready());
+        let count = end.unwrap_or(self.dues.len());
+        for due in self.dues.drain(..count).rev() {
+            skipped(due);
+        }
+        end.is_some()
+    }
+
+    /// Takes out the ReadyForQuery that was due next, with everything still queued before it.
+    pub fn take_ready(&mut self) -> Option<Due> {
+        while let Some(due) = self.dues.pop_front() {
+            if due.kind.ends_with_ready() {
+                return Some(due);
+            }
+        }
+        None
+    }
+
+    /// Drops the Syncs owed: PostgreSQL ignores a Sync it reads while it copies in.
+    pub fn drop_syncs(&mut self) {
+        self.dues.retain(|due| due.kind != Kind::Sync);
+    }
+}
