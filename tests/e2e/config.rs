@@ -79,7 +79,9 @@ fn what_would_be_unsafe_to_ignore_is_refused() {
     if support::beyond_pgbouncer() {
         return;
     }
-    for (name, value) in [("auth_type", "pam"), ("client_tls_sslmode", "require"), ("server_tls_sslmode", "verify-full")] {
+    for (name, value) in
+        [("auth_type", "pam"), ("client_tls_sslmode", "require"), ("server_tls_sslmode", "verify-full")]
+    {
         let (status, log) = Setup::new().set(name, value).refused();
         assert_eq!(status.code(), Some(1), "{name} = {value}: {log}");
         assert!(log.contains(name), "{name} = {value}: {log}");

@@ -261,7 +261,8 @@ fn shutdown_wait_for_servers_waits_for_transactions() {
 /// Whether a log line reads `YYYY-MM-DD HH:MM:SS.mmm TZ [pid] LEVEL text`.
 fn is_log_line(line: &str) -> bool {
     let words: Vec<&str> = line.splitn(6, ' ').collect();
-    let shape = |text: &str| text.chars().map(|char| if char.is_ascii_digit() { '0' } else { char }).collect::<String>();
+    let shape =
+        |text: &str| text.chars().map(|char| if char.is_ascii_digit() { '0' } else { char }).collect::<String>();
     let [date, time, _zone, pid, level, _text] = words[..] else { return false };
     shape(date) == "0000-00-00"
         && shape(time) == "00:00:00.000"
