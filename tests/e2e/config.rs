@@ -106,7 +106,7 @@ fn a_native_file_says_the_same_in_toml() {
     let role = server.role();
     let text = format!(
         "[databases.app]\nhost = \"127.0.0.1\"\nport = {}\ndbname = \"e2e\"\npool_size = 2\n\
-         [pgbouncer]\nlisten_addr = \"127.0.0.1\"\nlisten_port = @PORT@\nunix_socket_dir = \"\"\n\
+         [pgweir]\nlisten_addr = \"127.0.0.1\"\nlisten_port = @PORT@\nunix_socket_dir = \"\"\n\
          auth_type = \"trust\"\nauth_file = \"@DIR@/userlist.txt\"\nadmin_users = [\"admin\"]\n\
          pool_mode = \"transaction\"\n",
         server.port

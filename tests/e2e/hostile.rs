@@ -375,6 +375,6 @@ fn a_server_that_speaks_while_idle_is_closed() {
 
     assert_eq!(client.query("SELECT 1").shape(), "CZ", "what the server says too much is nobody's");
 
-    proxy.until_pool("sv_idle", 0);
+    proxy.until_serverless();
     assert_eq!(proxy.show("CLIENTS").all(&[("user", &proxy.role)]).len(), 1);
 }

@@ -129,6 +129,11 @@ impl Postgres {
         self.pids(role).len()
     }
 
+    /// Ends a backend and waits until its process is gone, so that its connection is closed.
+    pub(crate) fn end(&self, pid: &str) {
+        assert_eq!(self.admin().value(&format!("SELECT pg_terminate_backend({pid}, 30000)")), "t");
+    }
+
     /// Waits until so many of the role's backends are inside `pg_sleep`.
     #[track_caller]
     pub(crate) fn until_sleeping(&self, role: &str, count: usize) {

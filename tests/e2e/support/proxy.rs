@@ -280,6 +280,12 @@ impl Proxy {
         });
     }
 
+    /// Waits until this role has no server connection left.
+    #[track_caller]
+    pub(crate) fn until_serverless(&self) {
+        self.until("SERVERS", |servers| servers.find(&[("user", &self.role)]).is_none());
+    }
+
     /// Changes what the pooler was set up with and writes its files anew; it learns of them by RELOAD or HUP.
     pub(crate) fn rewrite(&self, change: impl FnOnce(Setup) -> Setup) {
         let mut setup = self.setup.lock().unwrap();
