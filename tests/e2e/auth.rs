@@ -9,7 +9,7 @@ use postgres_protocol::password::{md5, scram_sha_256};
 use sha2::{Digest, Sha256};
 
 use crate::support::script::sasl_initial;
-use crate::support::{self, Login, Message, Postgres, Proxy, Script, Setup, Wire};
+use crate::support::{self, Client, Login, Message, Postgres, Proxy, Script, Setup, Wire};
 
 const PASSWORD: &str = "correct horse";
 
@@ -255,8 +255,8 @@ fn a_scram_secret_is_enough_when_it_is_the_servers_own() {
 
     // The same password under another salt proves nothing to the server.
     let refusal = through("scram-sha-256", &role, &scram_sha_256(PASSWORD.as_bytes())).unwrap_err();
-    let known = ["password authentication failed for user", "the server has another SCRAM secret"];
-    assert!(known.iter().any(|text| refusal.contains(text)), "{refusal}");
+    let known = ["password authentication failed for user", "server login failed"];
+    assert!(known.iter().any(|known| refusal.contains(known)), "{refusal}");
     // Nobody has shown the password yet: there is nothing to pass through.
     let refusal = through("trust", &role, &stored).unwrap_err();
     assert!(refusal.contains("wrong password type"), "{refusal}");
@@ -320,6 +320,12 @@ fn challenge(wire: &mut Wire) -> String {
     String::from_utf8_lossy(&message.body[4..]).into_owned()
 }
 
+/// The client that is logged in is served; tells whether the storm was still waiting for its answers when that was done.
+fn served_meanwhile(client: &mut Client, storm: &mut [Wire]) -> bool {
+    assert_eq!(client.value("SELECT 'while a key is being derived'"), "while a key is being derived");
+    storm.iter_mut().all(|wire| !wire.stirs_within(Duration::from_millis(1)))
+}
+
 #[test]
 fn a_storm_of_scram_logins_derives_one_key_and_delays_nobody() {
     // So many iterations that one derivation takes more than a second in whatever way this was compiled.
@@ -347,6 +353,9 @@ fn a_storm_of_scram_logins_derives_one_key_and_delays_nobody() {
         assert_eq!(wire.expect(b'R').body[3], 10);
         wire.send(sasl_initial("SCRAM-SHA-256", format!("n,,{FIRST_BARE}").as_bytes()));
     }
+    // A pooler may derive the key for its challenge, or only when it has a proof to check.
+    let quiet_at_first = served_meanwhile(&mut client, &mut storm);
+
     let first = challenge(&mut storm[0]);
     let salt = first.split(",s=").nth(1).unwrap().split(',').next().unwrap();
     let started = Instant::now();
@@ -357,14 +366,12 @@ fn a_storm_of_scram_logins_derives_one_key_and_delays_nobody() {
         assert!(challenge.contains(salt), "each login has its own salt");
         wire.send(Script::new().message(b'p', logins.answer(&challenge).as_bytes()));
     }
-    assert_eq!(client.value("SELECT 'while a key is being derived'"), "while a key is being derived");
-    if !support::proxy::is_pgbouncer() {
-        // Nobody in the storm has been let in yet: the derivation really was going on, and elsewhere.
-        assert!(!storm[0].stirs_within(Duration::from_millis(1)), "the key was derived on the thread of the client");
-    }
+    let quiet_at_last = served_meanwhile(&mut client, &mut storm);
     for wire in &mut storm {
         while wire.message().tag != b'Z' {}
     }
+    let elsewhere = quiet_at_first || quiet_at_last || support::proxy::is_pgbouncer();
+    assert!(elsewhere, "the key was derived on the thread of the client");
 
     let cpu = proxy.cpu() - cpu_before;
     assert!(cpu < one_derivation * 40, "200 logins took {cpu:?}, one derivation takes {one_derivation:?}");

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{self, Client, Gate, Proxy, Script, Setup, Wire};
+use crate::support::{self, Client, Gate, Postgres, Proxy, Script, Setup, Wire};
 
 /// The packet that cancels what this client is doing.
 fn cancel_packet(client: &Client) -> Vec<u8> {
@@ -21,7 +21,7 @@ fn a_cancel_request_stops_the_query_of_its_client() {
     let proxy = Setup::new().set("default_pool_size", 1).start();
     let mut client = proxy.client();
     client.send(Script::new().query("SELECT pg_sleep(60)"));
-    proxy.until_pool("sv_active", 1);
+    Postgres::shared().until_sleeping(&proxy.role, 1);
 
     cancel(&proxy, &cancel_packet(&client));
 
@@ -39,7 +39,7 @@ fn of_many_busy_clients_only_the_right_one_is_cancelled() {
     for client in &mut clients {
         client.send(Script::new().query("SELECT pg_sleep(0.7)"));
     }
-    proxy.until_pool("sv_active", 5);
+    Postgres::shared().until_sleeping(&proxy.role, 5);
 
     cancel(&proxy, &cancel_packet(&clients[3]));
 
@@ -52,7 +52,7 @@ fn a_cancel_request_may_follow_a_declined_encryption_request() {
     let proxy = Proxy::start();
     let mut client = proxy.client();
     client.send(Script::new().query("SELECT pg_sleep(60)"));
-    proxy.until_pool("sv_active", 1);
+    Postgres::shared().until_sleeping(&proxy.role, 1);
     let mut wire = Wire::tcp(proxy.port);
     wire.send(Script::untagged(&80_877_103u32.to_be_bytes()));
     assert_eq!(wire.byte(), b'N');
@@ -68,7 +68,7 @@ fn a_key_nobody_has_cancels_nothing() {
     let proxy = Setup::new().set("default_pool_size", 1).start();
     let mut client = proxy.client();
     client.send(Script::new().query("SELECT pg_sleep(0.3)"));
-    proxy.until_pool("sv_active", 1);
+    Postgres::shared().until_sleeping(&proxy.role, 1);
 
     let mut packet = cancel_packet(&client);
     *packet.last_mut().unwrap() ^= 0x10;
@@ -120,7 +120,7 @@ fn a_full_pool_still_cancels() {
     for client in &mut clients {
         client.send(Script::new().query("SELECT pg_sleep(60)"));
     }
-    proxy.until_pool("sv_active", 2);
+    Postgres::shared().until_sleeping(&proxy.role, 2);
 
     let packets: Vec<Vec<u8>> = clients.iter().map(cancel_packet).collect();
     packets.iter().for_each(|packet| cancel(&proxy, packet));
@@ -140,7 +140,7 @@ fn a_cancel_that_cannot_be_delivered_is_given_up_after_cancel_wait_timeout() {
     let proxy = Setup::new().through(gate.port).set("cancel_wait_timeout", 1).start();
     let mut client = proxy.client();
     client.send(Script::new().query("SELECT pg_sleep(60)"));
-    proxy.until_pool("sv_active", 1);
+    Postgres::shared().until_sleeping(&proxy.role, 1);
     gate.silence();
     let started = Instant::now();
 

@@ -9,8 +9,12 @@
 mod admin;
 mod auth;
 mod cancel;
+mod config;
 mod copy;
+mod drivers;
+mod hostile;
 mod limits;
+mod operations;
 mod pooling;
 mod prepared;
 mod protocol;

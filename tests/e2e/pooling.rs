@@ -342,7 +342,7 @@ fn a_server_is_retired_when_its_lifetime_is_over() {
         let mut client = proxy.client();
         let old = client.pid();
 
-        proxy.until_pool("sv_idle", 0);
+        proxy.until_serverless();
 
         assert_ne!(client.pid(), old);
     }
@@ -406,9 +406,9 @@ fn a_server_that_died_while_idle_is_replaced_unseen() {
     let mut client = proxy.client();
     let first = client.pid();
 
-    Postgres::shared().admin().ok(&format!("SELECT pg_terminate_backend({first})"));
+    Postgres::shared().end(&first);
     if support::proxy::is_pgbouncer() {
-        proxy.until_pool("sv_idle", 0);
+        proxy.until_serverless();
     }
 
     assert_ne!(client.pid(), first);
@@ -436,7 +436,7 @@ fn while_the_server_cannot_be_reached_who_came_first_waits_and_who_comes_later_i
     let (mut early, mut late) = (proxy.client(), proxy.client());
     early.pid();
     gate.shut();
-    proxy.until_pool("sv_idle", 0);
+    proxy.until_serverless();
     early.send(Script::new().query("SELECT 1"));
     eventually("an attempt has failed", || (gate.accepted() > 1).then_some(()));
     proxy.until_pool("sv_login", 0);
@@ -458,8 +458,8 @@ fn clients_are_told_the_servers_own_reason_and_it_is_left_alone_for_server_login
     let pid = early.pid();
     let admin = &mut Postgres::shared().admin();
     admin.ok(&format!("ALTER ROLE {} NOLOGIN", proxy.role));
-    admin.ok(&format!("SELECT pg_terminate_backend({pid})"));
-    proxy.until_pool("sv_idle", 0);
+    Postgres::shared().end(&pid);
+    proxy.until_serverless();
 
     early.send(Script::new().query("SELECT 1"));
     let first = early.wire.expect(b'E').fields();

@@ -125,10 +125,9 @@ fn equal_parameters_cost_no_set() {
         client.ok("SET DateStyle TO 'iso'; SET TimeZone TO 'utc'; SET application_name TO 'same'");
     }
     let pid = one.pid();
-    let mut admin = Postgres::shared().admin();
-    admin.ok(&format!("ALTER ROLE {} SET log_statement = 'all'", proxy.role));
-    admin.ok(&format!("SELECT pg_terminate_backend({pid})"));
-    proxy.until_pool("sv_idle", 0);
+    Postgres::shared().admin().ok(&format!("ALTER ROLE {} SET log_statement = 'all'", proxy.role));
+    Postgres::shared().end(&pid);
+    proxy.until_serverless();
     let pid = one.pid();
     other.pid();
 

@@ -75,6 +75,26 @@ fn query_timeout_ends_a_query_and_its_server() {
 }
 
 #[test]
+fn query_timeout_counts_the_wait_for_a_server_too() {
+    let other = Postgres::shared().role();
+    let proxy = Setup::new()
+        .set("query_timeout", 1)
+        .database("app", "max_db_connections=1")
+        .user(&other, "query_timeout=60")
+        .secret(&other, "")
+        .start();
+    let mut waiter = proxy.client();
+    waiter.pid();
+    let mut holder = proxy.login().user(&other).client();
+    holder.ok("BEGIN");
+
+    waiter.send(Script::new().query("SELECT 1"));
+
+    assert_eq!(waiter.farewell(), "query_timeout");
+    assert_eq!(holder.ok("COMMIT").status(), 'I');
+}
+
+#[test]
 fn idle_transaction_timeout_ends_who_idles_in_a_transaction() {
     for setup in [
         Setup::new().set("idle_transaction_timeout", "0.5"),
@@ -203,7 +223,7 @@ fn a_server_that_never_answers_its_check_is_given_up() {
         .set("server_check_delay", 0)
         .set("server_connect_timeout", 1)
         .set("server_login_retry", "0.3")
-        .set("query_timeout", 2)
+        .set("query_wait_timeout", 2)
         .start();
     let mut client = proxy.client();
     client.pid();

@@ -11,6 +11,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use super::eventually;
 use super::script::{Client, Login};
 use super::warden::{command_as_account, warden};
 
@@ -126,6 +127,19 @@ impl Postgres {
     /// How many backends the role has right now.
     pub(crate) fn backends(&self, role: &str) -> usize {
         self.pids(role).len()
+    }
+
+    /// Ends a backend and waits until its process is gone, so that its connection is closed.
+    pub(crate) fn end(&self, pid: &str) {
+        assert_eq!(self.admin().value(&format!("SELECT pg_terminate_backend({pid}, 30000)")), "t");
+    }
+
+    /// Waits until so many of the role's backends are inside `pg_sleep`.
+    #[track_caller]
+    pub(crate) fn until_sleeping(&self, role: &str, count: usize) {
+        let mut admin = self.admin();
+        let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE usename = '{role}' AND wait_event = 'PgSleep'");
+        eventually("pg_sleep runs", || (admin.value(&sql) == count.to_string()).then_some(()));
     }
 
     /// The process ids of the role's backends.

@@ -30,6 +30,7 @@ pub(crate) struct Setup {
     secrets: Vec<(String, String)>,
     environment: Vec<(String, String)>,
     raw: Option<String>,
+    file: Option<String>,
 }
 
 /// A running pooler.
@@ -59,6 +60,7 @@ impl Setup {
             secrets: Vec::new(),
             environment: Vec::new(),
             raw: None,
+            file: Some("pgbouncer.ini".to_owned()),
         };
         for (name, value) in [
             ("listen_addr", "127.0.0.1"),
@@ -119,9 +121,16 @@ impl Setup {
         self
     }
 
-    /// Replaces the whole `pgbouncer.ini`; `@PORT@` in it stands for the port to listen on.
-    pub(crate) fn raw(mut self, ini: &str) -> Setup {
-        self.raw = Some(ini.to_owned());
+    /// Replaces the whole configuration file; `@PORT@` in it (and in the environment) stands for the port to listen on,
+    /// `@DIR@` for the folder the file is in.
+    pub(crate) fn raw(mut self, text: &str) -> Setup {
+        self.raw = Some(text.to_owned());
+        self
+    }
+
+    /// Names the configuration file something else than `pgbouncer.ini`; `None`: there is none.
+    pub(crate) fn file(mut self, name: Option<&str>) -> Setup {
+        self.file = name.map(str::to_owned);
         self
     }
 
@@ -162,8 +171,9 @@ impl Setup {
         self.write(&dir, port);
         let log = fs::File::create(dir.join("stderr.log")).unwrap();
         let mut command = command_as_account(exe());
-        command.env_clear().envs(self.environment.iter().cloned());
-        command.current_dir(&dir).arg("pgbouncer.ini").stdout(Stdio::null()).stderr(log);
+        let fill = |text: &str| text.replace("@PORT@", &port.to_string()).replace("@DIR@", &dir.display().to_string());
+        command.env_clear().envs(self.environment.iter().map(|(name, value)| (name, fill(value))));
+        command.current_dir(&dir).args(&self.file).stdout(Stdio::null()).stderr(log);
         let child = command.spawn().expect("the pooler can be run");
         warden().add(child.id());
         let role = self.role.clone();
@@ -179,7 +189,8 @@ impl Setup {
         for (user, secret) in &self.secrets {
             writeln!(secrets, "\"{}\" \"{}\"", user.replace('"', "\"\""), secret.replace('"', "\"\"")).unwrap();
         }
-        for (name, text) in [("pgbouncer.ini", ini), ("userlist.txt", secrets)] {
+        let file = self.file.as_deref().unwrap_or("pgbouncer.ini");
+        for (name, text) in [(file, ini), ("userlist.txt", secrets)] {
             let path = dir.join(name);
             fs::write(&path, text).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
@@ -269,6 +280,12 @@ impl Proxy {
         });
     }
 
+    /// Waits until this role has no server connection left.
+    #[track_caller]
+    pub(crate) fn until_serverless(&self) {
+        self.until("SERVERS", |servers| servers.find(&[("user", &self.role)]).is_none());
+    }
+
     /// Changes what the pooler was set up with and writes its files anew; it learns of them by RELOAD or HUP.
     pub(crate) fn rewrite(&self, change: impl FnOnce(Setup) -> Setup) {
         let mut setup = self.setup.lock().unwrap();
@@ -281,6 +298,7 @@ impl Proxy {
             secrets: Vec::new(),
             environment: Vec::new(),
             raw: None,
+            file: None,
         };
         *setup = change(std::mem::replace(&mut *setup, blank));
         setup.write(&self.dir, self.port);
@@ -362,6 +380,13 @@ impl Drop for Proxy {
         assert!(orderly, "the pooler crashed: {ended:?}\n{log}");
         assert!(!log.contains("panicked at"), "the pooler panicked:\n{log}");
     }
+}
+
+/// Runs the program under test with these arguments alone.
+pub(crate) fn bare(arguments: &[&str]) -> std::process::Output {
+    let mut command = command_as_account(exe());
+    command.env_clear().current_dir(warden().dir()).args(arguments);
+    command.output().expect("the pooler can be run")
 }
 
 /// The program under test. Where the tests run as root it is a copy that another user may run.
