@@ -1,7 +1,6 @@
 //! Listeners to client tasks: accepts, and hands each connection to the worker with the fewest.
 
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -9,14 +8,15 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::client::{self, Shared};
+use crate::config::Settings;
 use crate::net::listen::{ListenSocket, Listener};
 use crate::net::sockopt::TcpOptions;
 use crate::net::stream::Raw;
 use crate::net::workers::Workers;
 use crate::stats::roster::Endpoint;
 
-/// After accept(2) failed for want of descriptors or memory, the wait before it is tried again: closing connections is what
-/// helps, and they close without us.
+/// After accept(2) failed for want of descriptors or memory, the wait before it is tried again: closing connections is
+/// what helps, and they close without us.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(100);
 
 /// How many clients each worker has.
@@ -60,13 +60,15 @@ pub async fn accept(
     load: Arc<Load>,
     mut open: watch::Receiver<bool>,
 ) {
-    let socket = match Accepting::new(&listener.socket) {
+    let port = shared.registry.config().settings.listen_port;
+    let socket = match Accepting::new(&listener.socket, port) {
         Ok(socket) => socket,
         Err(error) => {
             tracing::error!("cannot listen on {}: {error}", listener.name);
             return;
         }
     };
+    let mut tuned = TcpOptions::from_settings(&shared.registry.config().settings);
     loop {
         let accepted = tokio::select! {
             accepted = socket.next() => accepted,
@@ -75,8 +77,9 @@ pub async fn accept(
         match accepted {
             Ok((raw, peer, local)) => {
                 let tcp = TcpOptions::from_settings(&shared.registry.config().settings);
-                if let (Raw::Tcp(socket), false) = (&raw, tcp == TcpOptions::default()) {
-                    tune(socket, &tcp);
+                if tcp != tuned {
+                    retune(&listener, &shared.registry.config().settings);
+                    tuned = tcp;
                 }
                 let carried = load.carry();
                 let shared = shared.clone();
@@ -94,9 +97,10 @@ pub async fn accept(
     }
 }
 
-fn tune(socket: &impl AsFd, tcp: &TcpOptions) {
-    if let Err(error) = tcp.tune(socket) {
-        tracing::debug!("{error}");
+/// The tcp_* settings have changed: accepted sockets inherit the options of the one that listens, from the next one on.
+fn retune(listener: &Listener, settings: &Settings) {
+    if let Err(error) = listener.retune(&TcpOptions::from_settings(settings), settings.tcp_defer_accept) {
+        tracing::warn!("{}: {error}", listener.name);
     }
 }
 
@@ -111,11 +115,11 @@ enum Accepting {
 }
 
 impl Accepting {
-    fn new(socket: &ListenSocket) -> io::Result<Accepting> {
+    fn new(socket: &ListenSocket, port: u16) -> io::Result<Accepting> {
         Ok(match socket {
             ListenSocket::Tcp(socket) => Accepting::Tcp(tokio::net::TcpListener::from_std(socket.try_clone()?)?),
-            ListenSocket::Unix(socket, port) => {
-                Accepting::Unix(tokio::net::UnixListener::from_std(socket.try_clone()?)?, *port)
+            ListenSocket::Unix(socket) => {
+                Accepting::Unix(tokio::net::UnixListener::from_std(socket.try_clone()?)?, port)
             }
         })
     }

@@ -1,7 +1,8 @@
 //! The command line: PgBouncer's, and `--check`.
 //!
-//! Pure: words in, a [`Command`] or a [`UsageError`] out; `main` prints and exits. Bundled short options (`-dq`), values
-//! with and without a space or `=`, and unambiguous beginnings of long options (`--verb`) are taken as getopt takes them.
+//! Pure: words in, a [`Command`] or a [`UsageError`] out; `main` prints and exits. Bundled short options (`-dq`),
+//! values with and without a space or `=`, and unambiguous beginnings of long options (`--verb`) are taken as getopt
+//! takes them.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;

@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tokio::sync::watch;
 
+use super::logging::line::Format;
 use super::logging::{Log, LogOptions};
 use crate::admin::{ProcessControl, ShutdownMode};
 use crate::auth::KeyCache;
-use crate::config::{self, Config, Sources};
+use crate::config::{self, Config, LogFormat, Sources};
 use crate::net::world;
 use crate::pool::Registry;
 
@@ -51,6 +52,11 @@ impl Control {
     /// Says where the pools are; once, at the start.
     pub fn set_registry(&self, registry: Arc<Registry>) {
         let _ = self.registry.set(registry);
+    }
+
+    /// Waits until everything logged so far is written.
+    pub fn flush_log(&self) {
+        self.log.flush();
     }
 
     /// Tells of each step on the way out.
@@ -115,7 +121,10 @@ pub fn log_options(config: &Config, quiet: bool, verbose: u8) -> LogOptions {
     LogOptions {
         stderr: !quiet,
         file: settings.logfile.clone(),
-        format: settings.log_format.into(),
+        format: match settings.log_format {
+            LogFormat::Pgbouncer => Format::Pgbouncer,
+            LogFormat::Json => Format::Json,
+        },
         verbose: if verbose > 0 { verbose } else { u8::try_from(settings.verbose).unwrap_or(u8::MAX) },
     }
 }

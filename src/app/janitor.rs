@@ -1,10 +1,11 @@
 //! Three times a second: lets the pools notice that time has passed, orders overdue clients away, rolls the averages.
 //!
-//! No request arms a timer; this is where time passes. Cards are looked at only while a limit is set that could be over,
-//! so that ten thousand idle clients cost nothing while they are idle.
+//! No request arms a timer; this is where time passes. Cards are looked at only while a limit is set that could be
+//! over, so that ten thousand idle clients cost nothing while they are idle.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use crate::client::Shared;
@@ -12,7 +13,7 @@ use crate::client::overdue::Deadlines;
 use crate::net::world;
 use crate::stats::averages;
 use crate::stats::moment::Moment;
-use crate::stats::roster::{ClientState, Order};
+use crate::stats::roster::{Names, Order};
 
 /// PgBouncer's own rhythm: a limit is noticed at most this much late.
 const PERIOD: Duration = Duration::from_millis(333);
@@ -38,11 +39,12 @@ pub async fn run(shared: Arc<Shared>) {
 /// Orders every overdue client away.
 fn sweep(shared: &Shared, now: Moment) {
     let login = shared.registry.config().settings.client_login_timeout;
-    let mut by_pool: HashMap<(Arc<str>, Arc<str>), Deadlines> = HashMap::new();
+    let mut by_pool: HashMap<Names, Deadlines> = HashMap::new();
     for pool in shared.registry.pools() {
         let deadlines = Deadlines::of(&pool.rules());
         if !deadlines.is_none() {
-            by_pool.insert((pool.database().clone(), pool.user().clone()), deadlines);
+            let names = Names { database: pool.database().clone(), user: pool.user().clone() };
+            by_pool.insert(names, deadlines);
         }
     }
     let logins = if login.is_zero() { 0 } else { shared.roster.logging_in() };
@@ -50,9 +52,9 @@ fn sweep(shared: &Shared, now: Moment) {
         return;
     }
     for card in shared.roster.clients() {
-        let deadlines = match card.state() {
-            ClientState::Login => Some(Deadlines { login, ..Deadlines::default() }),
-            _ => card.pool_key().and_then(|key| by_pool.get(&key).copied()),
+        let deadlines = match card.logged_in.load(Relaxed) {
+            false => Some(Deadlines { login, ..Deadlines::default() }),
+            true => card.pool.get().and_then(|pool| by_pool.get(pool).copied()),
         };
         if let Some(order) = deadlines.and_then(|deadlines| deadlines.overdue(&card, now))
             && card.order() == Order::None

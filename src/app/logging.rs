@@ -2,15 +2,15 @@
 //!
 //! Everybody logs with the ordinary macros of `tracing`. Three fields mean something here: `conn`, a
 //! [`Tag`](crate::stats::lines::Tag), puts the connection's prefix before the text; `fatal = true` on an error makes it
-//! FATAL; any other field follows the text as ` name=value`, and is a member of its own in JSON. Spans are not looked at:
-//! a span for each of ten thousand idle clients would cost more memory than the client.
+//! FATAL; any other field follows the text as ` name=value`, and is a member of its own in JSON. Spans are not looked
+//! at: a span for each of ten thousand idle clients would cost more memory than the client.
 //!
 //! ```text
 //! event ─► Recorder ─► line::Record ─► writer::Queue (one short lock) ─► the log's thread ─► stderr, logfile
 //! ```
 //!
-//! A level that is off costs its caller one relaxed load. A line that is on costs the formatting and a copy under a lock;
-//! the log's own thread writes, so that a slow disk or a stuck terminal delays no client.
+//! A level that is off costs its caller one relaxed load. A line that is on costs the formatting and a copy under a
+//! lock; the log's own thread writes, so that a slow disk or a stuck terminal delays no client.
 //!
 //! - [`mod@line`]: what a line looks like
 //! - [`stamp`]: the time of day in front of it
@@ -56,11 +56,11 @@ impl Default for LogOptions {
     }
 }
 
-/// The running log. Dropping it writes what is left, waiting at most [`writer::PATIENCE`].
-#[derive(Debug)]
+/// The running log; all clones are one. Dropping the last writes what is left, waiting at most [`writer::PATIENCE`].
+#[derive(Clone, Debug)]
 pub struct Log {
     dial: Arc<Dial>,
-    writer: Writer,
+    writer: Arc<Writer>,
 }
 
 impl Log {
@@ -77,7 +77,7 @@ impl Log {
     /// A log and the subscriber that feeds it.
     fn open(options: &LogOptions, zone: TimeZone) -> Result<(Log, Recorder), LogError> {
         let dial = Arc::new(Dial::default());
-        let writer = Writer::start(outputs(options)?, zone).map_err(LogError::Start)?;
+        let writer = Arc::new(Writer::start(outputs(options)?, zone).map_err(LogError::Start)?);
         let recorder = Recorder { dial: dial.clone(), queue: writer.queue() };
         let log = Log { dial, writer };
         log.set(options);
@@ -97,7 +97,8 @@ impl Log {
         Ok(())
     }
 
-    /// Waits until everything logged so far is written, at most [`writer::PATIENCE`]. Before `exit`, which drops nothing.
+    /// Waits until everything logged so far is written, at most [`writer::PATIENCE`]. Before `exit`, which drops
+    /// nothing.
     pub fn flush(&self) {
         self.writer.flush();
     }

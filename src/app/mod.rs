@@ -28,11 +28,11 @@ use crate::auth::KeyCache;
 use crate::cancel::table::CancelTable;
 use crate::client::{Seats, Shared};
 use crate::config::Config;
-use crate::net::listen::Listening;
+use crate::net::listen::{ListenSocket, Listening};
 use crate::net::world;
 use crate::pool::Registry;
-use crate::protocol::parameters::{Interner, Tracked};
-use crate::protocol::statements::Catalogue;
+use crate::protocol::parameters::Tracked;
+use crate::protocol::shared::{Catalogue, Interner};
 use crate::stats::averages::Averages;
 use crate::stats::counters::Counters;
 use crate::stats::lines;
@@ -94,13 +94,13 @@ fn build(
     workers: &crate::net::workers::Workers,
     keys: KeyCache,
 ) -> Result<Arc<Shared>, StartError> {
-    let tracked = Tracked::new(&config.settings.track_extra_parameters)
-        .map_err(|bad| StartError::Setting(bad.to_string()))?;
+    let tracked =
+        Tracked::new(&config.settings.track_extra_parameters).map_err(|bad| StartError::Setting(bad.to_string()))?;
     let roster = Arc::new(Roster::default());
     let registry = Registry::new(Arc::new(config), roster.clone(), workers.clone(), keys.clone());
     control.set_registry(registry.clone());
     let console = admin::Context {
-        registry: registry.clone(),
+        registry: Arc::new(registry.clone()),
         roster: roster.clone(),
         averages: Arc::new(Averages::new(world::now())),
         process: control.clone(),
@@ -135,7 +135,8 @@ async fn serve(
     }
     for listener in listening.listeners {
         tracing::info!("{}", lines::listening(&listener.name));
-        let open = if listener.is_unix() { unix_is_open.clone() } else { tcp_is_open.clone() };
+        let open =
+            if matches!(listener.socket, ListenSocket::Unix(_)) { unix_is_open.clone() } else { tcp_is_open.clone() };
         tokio::spawn(accept::accept(listener, shared.clone(), workers.clone(), load.clone(), open));
     }
     tokio::spawn(janitor::run(shared.clone()));

@@ -1,12 +1,12 @@
 //! The process among others: its user, its pidfile, its place in the background, its file descriptors.
 //!
-//! The order at start, PgBouncer's own: read the configuration as whoever started us, [`become_user`],
-//! [`refuse_root`], [`Pidfile::check`], step into the background ([`start_in_background`] here, [`Detached::begin`] there),
+//! The order at start, PgBouncer's own: read the configuration as whoever started us, [`become_user`], [`refuse_root`],
+//! [`Pidfile::check`], step into the background ([`start_in_background`] here, [`Detached::begin`] there),
 //! [`raise_descriptor_limit`], listen, [`Pidfile::write`], [`Detached::ready`].
 //!
-//! PgBouncer forks into the background. A program that may have threads cannot fork safely, so the one that the operator
-//! started runs itself once more, detached, and stays until that one says over a pipe that it is ready, or why not:
-//! `pgweir -d` fails visibly where PgBouncer's `-d` is already gone.
+//! PgBouncer forks into the background. A program that may have threads cannot fork safely, so the one that the
+//! operator started runs itself once more, detached, and stays until that one says over a pipe that it is ready, or why
+//! not: `pgweir -d` fails visibly where PgBouncer's `-d` is already gone.
 
 use std::ffi::OsString;
 use std::fmt;

@@ -1,9 +1,10 @@
 //! How many threads, and of which flavour.
 //!
-//! One single-threaded tokio runtime for each worker, and one for the process' own services on the main thread. A client
-//! and the server on loan to it live on one worker, so a transaction wakes no other thread. Pools are shared by all
-//! workers: 25 servers are 25, whatever the number of threads. Everything is `Send`, so that the other flavour (one
-//! work-stealing runtime) is a change of this file; measured with 50 busy clients, it costs a tenth more per transaction.
+//! One single-threaded tokio runtime for each worker, and one for the process' own services on the main thread. A
+//! client and the server on loan to it live on one worker, so a transaction wakes no other thread. Pools are shared by
+//! all workers: 25 servers are 25, whatever the number of threads. Everything is `Send`, so that the other flavour (one
+//! work-stealing runtime) is a change of this file; measured with 50 busy clients, it costs a tenth more per
+//! transaction.
 
 use std::io;
 use std::thread::JoinHandle;
@@ -16,8 +17,8 @@ use crate::net::workers::{self, Workers};
 /// Most worker threads: beyond it the shared pools are the limit, not the cores.
 const WORKERS_MAX: usize = 64;
 
-/// Threads that run key derivations, name look-ups and other work that blocks; few, so that a login storm leaves the cores
-/// to the workers.
+/// Threads that run key derivations, name look-ups and other work that blocks; few, so that a login storm leaves the
+/// cores to the workers.
 const BLOCKING_THREADS_MAX: usize = 2;
 
 /// The running worker threads. Dropping it ends them, and with them every connection.

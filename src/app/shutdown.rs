@@ -7,14 +7,16 @@
 //!      └──── SIGQUIT, SHUTDOWN ─────────────────────────────────────┘
 //! ```
 //!
-//! A signal that comes again while the process waits ends it at once. No new client is let in from the first step on; on
-//! the Unix socket the console still is.
+//! A signal that comes again while the process waits ends it at once. No new client is let in from the first step on;
+//! on the Unix socket the console still is.
 
 use std::sync::Arc;
 
 use super::control::{Control, Phase};
 use super::signals::{Signal, Signals};
 use crate::client::Shared;
+use crate::net::world;
+use crate::pool::Stop;
 
 /// How often a leaving process counts its clients.
 const COUNT_PERIOD: std::time::Duration = std::time::Duration::from_millis(50);
@@ -41,12 +43,12 @@ pub async fn obey_signals(mut signals: Signals, control: Arc<Control>, shared: A
                 tracing::info!("shutting down when the last server is free");
                 control.advance(Phase::WaitForServers);
             }
-            Signal::Usr1 => match shared.registry.pause(None) {
+            Signal::Usr1 => match shared.registry.pause(None, world::now()) {
                 Ok(_) => tracing::info!("pausing all databases"),
                 Err(error) => tracing::warn!("cannot pause: {error}"),
             },
             Signal::Usr2 if is_leaving(&control) => tracing::warn!("shutting down: SIGUSR2 is ignored"),
-            Signal::Usr2 => match shared.registry.resume(None) {
+            Signal::Usr2 => match shared.registry.resume(None, world::now()) {
                 Ok(()) => tracing::info!("resuming all databases"),
                 Err(error) => tracing::warn!("cannot resume: {error}"),
             },
@@ -70,15 +72,23 @@ pub async fn ended(control: Arc<Control>, shared: Arc<Shared>) {
                 let _ = phase.changed().await;
             }
             Phase::WaitForClients => tokio::select! {
-                () = last_client_left(&shared) => control.advance(Phase::Stopping),
+                biased;
+                () = leave(&shared, Stop::WaitForClients, last_client_left(&shared)) => control.advance(Phase::Stopping),
                 _ = changed.changed() => {}
             },
             Phase::WaitForServers => tokio::select! {
-                () = last_server_free(&shared) => control.advance(Phase::Stopping),
+                biased;
+                () = leave(&shared, Stop::WaitForServers, last_server_free(&shared)) => control.advance(Phase::Stopping),
                 _ = changed.changed() => {}
             },
         }
     }
+}
+
+/// Tells the pools, then waits.
+async fn leave(shared: &Shared, stop: Stop, last: impl Future<Output = ()>) {
+    shared.registry.stop(stop, world::now());
+    last.await;
 }
 
 async fn last_client_left(shared: &Shared) {
@@ -92,9 +102,7 @@ async fn last_client_left(shared: &Shared) {
 }
 
 async fn last_server_free(shared: &Shared) {
-    // Already paused is as good: all that is asked is that servers come home.
-    match shared.registry.pause(None) {
-        Ok(all_home) => all_home.await,
-        Err(_) => shared.registry.all_released().await,
+    while shared.registry.servers_away(world::now()) > 0 {
+        tokio::time::sleep(COUNT_PERIOD).await;
     }
 }

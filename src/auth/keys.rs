@@ -1,12 +1,13 @@
 //! SCRAM keys derived from plain passwords: the one expensive thing in this room, done off the I/O threads and once.
 //!
 //! PBKDF2 with 4096 rounds costs about a millisecond, a hundred times the rest of a login. So no dialogue ever runs it:
-//! it asks the [`KeyCache`], and if the keys are not there it hands its caller a [`Derivation`] to run on another thread.
-//! Derivations of the same keys share a slot: the first to run fills it, all others find it filled. A thousand clients
-//! of one user who log in at once cost one derivation.
+//! it asks the [`KeyCache`], and if the keys are not there it hands its caller a [`Derivation`] to run on another
+//! thread. Derivations of the same keys share a slot: the first to run fills it, all others find it filled. A thousand
+//! clients of one user who log in at once cost one derivation.
 //!
 //! The cache knows keys by a fingerprint (keyed with a random key of this process) of password, salt and iterations, so
-//! no password lies in it. Passwords a *client* claims get into it only once they are verified: strangers cannot fill it.
+//! no password lies in it. Passwords a *client* claims get into it only once they are verified: strangers cannot fill
+//! it.
 //!
 //! The lock guards one map lookup; it is never held while keys are derived.
 

@@ -19,7 +19,8 @@
 //! | scram-sha-256 | SCRAM, without channel binding | plain, SCRAM | with a SCRAM secret: the client's keys |
 //!
 //! A user we do not know is led through the same dialogue as one who errs, with a salt that is the same every time, and
-//! is refused at the end with the same words. So is one whose secret the method cannot check or whose password is empty.
+//! is refused at the end with the same words. So is one whose secret the method cannot check or whose password is
+//! empty.
 //!
 //! **To add a method**: a variant of [`Method`], its first message in [`Handshake::step`]'s `begin`, a `State` for what
 //! it then waits for, one match arm in `step`, and its checks in a file of its own (as `password.rs`, `scram/`). If it

@@ -2,7 +2,8 @@
 //!
 //! md5 hashes twice: the *stored* hash is of password and user name, the *answer* is of the stored hash and four random
 //! bytes. So the stored hash is all one needs to answer, and a plain secret is hashed once more on the way. The crate
-//! `postgres-protocol` has the two steps only as one, from the plain password; here both sides also start in the middle.
+//! `postgres-protocol` has the two steps only as one, from the plain password; here both sides also start in the
+//! middle.
 //!
 //! Comparisons take the same time whatever differs: both sides are hashed first, so that not even a length shows.
 

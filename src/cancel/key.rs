@@ -11,9 +11,9 @@
 //!                    low      high
 //! ```
 //!
-//! Peer id and hops are there only where `peer_id` is set, and are laid out as PgBouncer lays them out, so that peers of
-//! both kinds pass on each other's cancel requests. 45 random bits remain then, 63 otherwise. We negotiate every client
-//! down to protocol 3.0, whose secrets have 4 bytes; the up to 256 of 3.2 would only concern this type. Manual:
+//! Peer id and hops are there only where `peer_id` is set, and are laid out as PgBouncer lays them out, so that peers
+//! of both kinds pass on each other's cancel requests. 45 random bits remain then, 63 otherwise. We negotiate every
+//! client down to protocol 3.0, whose secrets have 4 bytes; the up to 256 of 3.2 would only concern this type. Manual:
 //! "Canceling Requests in Progress". PgBouncer: `welcome_client`, `accept_cancel_request`.
 
 /// The largest `peer_id`, as in PgBouncer.

@@ -1,8 +1,8 @@
 //! Stopping a query from another connection.
 //!
 //! A cancel request comes on a connection of its own and names a key that we gave a client. The server on loan to that
-//! client is sent a cancel request with *its* key. What must never happen is that the request reaches the server after it
-//! has gone to somebody else; so a server with a request under way is not given to anybody:
+//! client is sent a cancel request with *its* key. What must never happen is that the request reaches the server after
+//! it has gone to somebody else; so a server with a request under way is not given to anybody:
 //!
 //! ```text
 //!   cancel:  server.cancels += 1;  is it still on loan to the client?  ── yes ─► send, wait for the end ─► cancels -= 1

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::key::ClientKey;
+use super::key::CancelKey;
 use crate::stats::roster::ClientCard;
 
 /// Attempts at a key that nobody has, before giving up: with 2^63 keys even the second is hardly ever needed.
@@ -12,7 +12,7 @@ const ATTEMPTS_MAX: usize = 8;
 /// Every client's key.
 #[derive(Debug, Default)]
 pub struct CancelTable {
-    clients: Mutex<HashMap<ClientKey, Arc<ClientCard>>>,
+    clients: Mutex<HashMap<CancelKey, Arc<ClientCard>>>,
 }
 
 impl CancelTable {
@@ -23,7 +23,7 @@ impl CancelTable {
     pub fn enter(
         self: &Arc<Self>,
         card: &Arc<ClientCard>,
-        mut draw: impl FnMut() -> std::io::Result<ClientKey>,
+        mut draw: impl FnMut() -> std::io::Result<CancelKey>,
     ) -> std::io::Result<Entry> {
         for _ in 0..ATTEMPTS_MAX {
             let key = draw()?;
@@ -37,11 +37,11 @@ impl CancelTable {
     }
 
     /// The client with this key.
-    pub fn find(&self, key: &ClientKey) -> Option<Arc<ClientCard>> {
+    pub fn find(&self, key: &CancelKey) -> Option<Arc<ClientCard>> {
         self.lock().get(key).cloned()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<ClientKey, Arc<ClientCard>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<CancelKey, Arc<ClientCard>>> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -50,12 +50,12 @@ impl CancelTable {
 #[derive(Debug)]
 pub struct Entry {
     table: Arc<CancelTable>,
-    key: ClientKey,
+    key: CancelKey,
 }
 
 impl Entry {
     /// The key.
-    pub fn key(&self) -> &ClientKey {
+    pub fn key(&self) -> &CancelKey {
         &self.key
     }
 }

@@ -8,7 +8,7 @@ use crate::admin::{Console, Fatal, Rights, Wait};
 use crate::net::buffers::Inbox;
 use crate::net::stream::Stream;
 use crate::net::world;
-use crate::stats::roster::{ClientState, EnteredClient, Order};
+use crate::stats::roster::{EnteredClient, Order};
 use crate::wire::backend;
 use crate::wire::framing::Header;
 
@@ -36,7 +36,7 @@ impl ConsoleClient {
 
     /// Greets the client and serves it until it leaves or must leave.
     pub(super) async fn run(mut self) -> Farewell {
-        self.entered.card().set_state(ClientState::Active);
+        self.entered.logged_in();
         self.entered.card().set_rest_at(Some(world::now()));
         let mut out = Vec::with_capacity(256);
         backend::authentication_ok(&mut out);
@@ -75,7 +75,7 @@ impl ConsoleClient {
             };
             let body = &self.inbox.fresh()[5..header.len];
             let wait = self.console.message(header.tag, body, out).map_err(|fatal| match fatal {
-                Fatal::Terminated => Farewell::Terminated,
+                Fatal::CloseRequest => Farewell::Terminated,
                 fatal => Farewell::BadPacket(fatal.to_string()),
             })?;
             self.inbox.skip(header.len);

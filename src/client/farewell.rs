@@ -4,6 +4,7 @@
 //! PgBouncer's, because tools match them; what PgBouncer does not say goes into DETAIL and HINT.
 
 use std::borrow::Cow;
+use std::io;
 
 use super::relay::{Ended, Fault};
 use crate::auth::Denial;
@@ -47,8 +48,8 @@ pub enum Farewell {
     Refused(Refusal),
     /// A parameter of the client's was refused by the server, with this message.
     ParameterRefused(String),
-    /// The server's connection was lost.
-    ServerCrashed,
+    /// The server's connection was lost; how, if we know.
+    ServerCrashed(Option<String>),
     /// The server broke the protocol.
     ServerAtFault(&'static str),
     /// The client broke a rule.
@@ -65,7 +66,7 @@ impl Farewell {
         match ended {
             Ended::Terminated => Farewell::Terminated,
             Ended::AtRest | Ended::ClientGone => Farewell::ClientGone,
-            Ended::ServerGone(_) => Farewell::ServerCrashed,
+            Ended::ServerGone(error) => Farewell::ServerCrashed(Some(gone_text(&error))),
             Ended::ClientAtFault(fault) => Farewell::Fault(fault),
             Ended::ServerAtFault(how) => Farewell::ServerAtFault(how),
             Ended::Ordered(order) => Farewell::Ordered(order),
@@ -99,7 +100,7 @@ impl Farewell {
             Farewell::ShuttingDown => "pooler is shutting down",
             Farewell::Refused(refusal) => return refused_text(refusal),
             Farewell::ParameterRefused(message) => return Cow::Owned(message.clone()),
-            Farewell::ServerCrashed => "server conn crashed?",
+            Farewell::ServerCrashed(_) => "server conn crashed?",
             Farewell::ServerAtFault(how) => how,
             Farewell::Fault(fault) => return fault_text(fault),
             Farewell::Ordered(order) => order_text(*order),
@@ -110,21 +111,26 @@ impl Farewell {
     /// The SQLSTATE for the client. PgBouncer says 08P01 for all that it says itself; what a server said keeps its own.
     fn sqlstate(&self) -> &str {
         match self {
-            Farewell::Refused(Refusal::ServerLoginFailed(error)) if error.from_server => &error.sqlstate,
+            Farewell::Refused(Refusal::ServerLoginFailed(error) | Refusal::LoginRetry(error)) if error.from_server => {
+                &error.sqlstate
+            }
             _ => sqlstate::PROTOCOL_VIOLATION,
         }
     }
 
     fn detail(&self) -> Option<&str> {
         match self {
-            Farewell::Refused(Refusal::ServerLoginFailed(error)) => error.detail.as_deref(),
+            Farewell::Refused(Refusal::ServerLoginFailed(error) | Refusal::LoginRetry(error)) => {
+                error.detail.as_deref()
+            }
+            Farewell::ServerCrashed(how) => how.as_deref(),
             _ => None,
         }
     }
 
     fn hint(&self) -> Option<&str> {
         match self {
-            Farewell::Refused(Refusal::ServerLoginFailed(error)) => error.hint.as_deref(),
+            Farewell::Refused(Refusal::ServerLoginFailed(error) | Refusal::LoginRetry(error)) => error.hint.as_deref(),
             Farewell::DirectTls => Some("Connect with sslmode=disable or sslmode=prefer."),
             _ => None,
         }
@@ -149,11 +155,19 @@ impl Farewell {
     pub(super) fn server_reason(&self) -> &'static str {
         match self {
             Farewell::Terminated | Farewell::ClientGone => "client disconnect while server was not ready",
-            Farewell::ServerCrashed => "server conn crashed?",
+            Farewell::ServerCrashed(_) => "server conn crashed?",
             Farewell::ServerAtFault(how) => how,
             Farewell::Ordered(order) => order_text(*order),
             _ => "client disconnected by pooler",
         }
+    }
+}
+
+/// How a server's connection ended.
+fn gone_text(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => "The server closed the connection.".to_owned(),
+        _ => format!("The connection to the server broke: {error}."),
     }
 }
 
@@ -173,11 +187,13 @@ fn order_text(order: Order) -> &'static str {
 fn refused_text(refusal: &Refusal) -> Cow<'static, str> {
     match refusal {
         Refusal::QueryWaitTimeout => Cow::Borrowed("query_wait_timeout"),
-        Refusal::ServerLoginFailed(error) if error.from_server => Cow::Owned(error.message.clone()),
-        Refusal::ServerLoginFailed(error) => {
+        Refusal::ServerLoginFailed(error) => Cow::Owned(error.message.clone()),
+        Refusal::LoginRetry(error) => {
             Cow::Owned(format!("server login has been failing, cached error: {} (server_login_retry)", error.message))
         }
-        other => Cow::Owned(other.to_string()),
+        Refusal::DatabaseGone => Cow::Borrowed("database configuration changed"),
+        Refusal::Killed => Cow::Borrowed("admin forced disconnect"),
+        Refusal::Shutdown => Cow::Borrowed("server shutting down"),
     }
 }
 
@@ -190,8 +206,8 @@ fn fault_text(fault: &Fault) -> Cow<'static, str> {
         Fault::Broken("Describe") => "broken Describe packet",
         Fault::Broken("Close") => "broken Close packet",
         Fault::Broken(_) => "failed to parse packet",
-        Fault::StatementInUse(_) => "prepared statement name is already in use",
-        Fault::NoSuchStatement(_) => "prepared statement did not exist",
+        Fault::StatementInUse => "prepared statement name is already in use",
+        Fault::NoSuchStatement => "prepared statement did not exist",
         Fault::TooMany(what) => return Cow::Owned(format!("too many {what}")),
         Fault::TransactionBlock => "transaction blocks not allowed in statement pooling mode",
         Fault::SimpleQuery => "PQexec disallowed",

@@ -1,9 +1,9 @@
 //! The first packets of a connection: TLS and GSS are answered, then comes a startup message or a cancel request.
 //!
-//! What may come is small ([`crate::wire::startup::FIRST_PACKET_LEN_MAX`]) and is read only as far as its length says. Nothing that was sent
-//! before our answer to SSLRequest or GSSENCRequest is ever taken for part of the conversation after it: whoever could
-//! slip it in would speak with the client's voice (the class of CVE-2021-23214).
-//! Manual: "Start-up", "SSL Session Encryption", "GSSAPI Session Encryption".
+//! What may come is small ([`crate::wire::startup::FIRST_PACKET_LEN_MAX`]) and is read only as far as its length says.
+//! Nothing that was sent before our answer to SSLRequest or GSSENCRequest is ever taken for part of the conversation
+//! after it: whoever could slip it in would speak with the client's voice (the class of CVE-2021-23214). Manual:
+//! "Start-up", "SSL Session Encryption", "GSSAPI Session Encryption".
 
 use super::farewell::Farewell;
 use crate::net::buffers::Inbox;

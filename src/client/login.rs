@@ -7,8 +7,8 @@
 //! A user or database that does not exist is found out only after the same dialogue as everybody else's, so that nobody
 //! learns from outside which names there are. The janitor leaves an order on the card of a login that takes too long.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError};
 use std::task::Poll;
 
 use super::console::ConsoleClient;
@@ -17,19 +17,19 @@ use super::hello::{Hello, hello};
 use super::session::{Belongings, Client};
 use super::{Seat, Shared};
 use crate::admin::{self, Rights};
-use crate::auth::{Credential, Denial, DenialKind, Handshake, Input, Method, Proof, Secret, Step, credential_from};
+use crate::auth::{Credential, Denial, Handshake, Input, Method, Proof, Secret, Step, credential_from};
 use crate::cancel::forward::{Outcome, forward};
-use crate::cancel::key::ClientKey;
+use crate::cancel::key::CancelKey;
 use crate::config::{AuthType, Config, Database};
 use crate::net::buffers::Inbox;
 use crate::net::sockopt::TcpOptions;
 use crate::net::stream::Stream;
 use crate::net::{workers, world};
-use crate::pool::{Ask, NoPool, Pool, Ticket, Waiter};
+use crate::pool::{Ask, Denied, NoPool, Pool, Ticket, Waiter};
 use crate::protocol::parameters::{ParameterSet, classify_startup};
 use crate::stats::counters::bump;
 use crate::stats::lines;
-use crate::stats::roster::{Endpoint, EnteredClient, Names, Order};
+use crate::stats::roster::{ClientCard, Endpoint, EnteredClient, Names, Order};
 use crate::wire::error::{self, sqlstate};
 use crate::wire::framing::Header;
 use crate::wire::startup::{Replication, StartupMessage, negotiate_protocol_version};
@@ -225,31 +225,34 @@ impl Arrival {
         seat: Seat,
     ) -> Result<Ready, Farewell> {
         let registry = self.shared.registry.clone();
-        let admission =
-            registry.admit(&message.database, &message.user).map_err(|denied| Farewell::Limit(denied.setting()))?;
-        let pool = registry.pool(&message.database, &message.user, &credential, world::now()).map_err(|no| match no {
+        let admission = registry.admit(&message.database, &message.user).map_err(|denied| {
+            Farewell::Limit(match denied {
+                Denied::MaxDbClientConnections => "max_db_client_connections",
+                Denied::MaxUserClientConnections => "max_user_client_connections",
+            })
+        })?;
+        let pool = registry.pool(&message.database, &message.user, &credential).map_err(|no| match no {
             NoPool::NoSuchDatabase => Farewell::NoSuchDatabase(message.database.clone()),
             NoPool::Disabled => Farewell::DatabaseDisabled(message.database.clone()),
             _ => Farewell::Internal("bouncer resources exhaustion"),
         })?;
+        let names = Names { database: pool.database().clone(), user: pool.user().clone() };
+        let _ = self.entered.card().pool.set(names);
         let member = pool.join();
         let welcome = self.welcome(&pool).await?;
-        let mut wish = welcome.wished(&self.shared.tracked);
-        for (name, value) in &wishes {
-            wish = wish.with(name, value);
-            if name.eq_ignore_ascii_case("application_name") {
-                let mut known = self.entered.card().application_name.lock().unwrap_or_else(|broken| broken.into_inner());
-                *known = Arc::from(value.as_str());
-            }
+        let wish = self.shared.interner.share(welcome.with_wishes(&wishes));
+        if let Some(name) = wish.get("application_name") {
+            let mut known = self.entered.card().application_name.lock().unwrap_or_else(PoisonError::into_inner);
+            *known = Arc::from(name);
         }
-        let wish = self.shared.interner.intern(wish);
+        let peer_id = u16::try_from(self.config.settings.peer_id).unwrap_or(0);
         let entry = self
             .shared
             .cancels
             .enter(self.entered.card(), || {
                 let mut random = [0; 8];
                 world::fill_random(&mut random)?;
-                Ok(ClientKey::draw(random))
+                Ok(CancelKey::new(random, peer_id))
             })
             .map_err(|_| Farewell::Internal("no cancel key"))?;
         self.greet(&welcome, &wish, entry.key()).await?;
@@ -264,9 +267,9 @@ impl Arrival {
         if let Some(welcome) = pool.welcome() {
             return Ok(welcome);
         }
-        let waiter = Waiter::new(self.entered.card().clone());
+        let waiter = Waiter::new(self.entered.card().clone(), pool.clone());
         match pool.ask(&waiter, workers::current(), world::now()) {
-            Ask::Granted(lease) => lease.release(workers::current(), world::now()),
+            Ask::Granted(lease) => lease.release_untouched(world::now()),
             Ask::Refused(refusal) => return Err(Farewell::Refused(refusal)),
             Ask::Waiting(mut ticket) => {
                 let stream = &mut self.stream;
@@ -274,23 +277,17 @@ impl Arrival {
                 std::future::poll_fn(|cx| poll_welcome(&mut ticket, stream, inbox, pool, cx)).await?;
             }
         }
-        pool.welcome().ok_or(Farewell::ServerCrashed)
+        pool.welcome().ok_or(Farewell::ServerCrashed(None))
     }
 
-    async fn greet(
-        &mut self,
-        welcome: &ParameterSet,
-        wish: &ParameterSet,
-        key: &ClientKey,
-    ) -> Result<(), Farewell> {
+    async fn greet(&mut self, welcome: &ParameterSet, wish: &ParameterSet, key: &CancelKey) -> Result<(), Farewell> {
         let mut out = Vec::with_capacity(512);
         backend::authentication_ok(&mut out);
         for (name, value) in welcome.iter() {
             backend::parameter_status(&mut out, name, wish.get(name).unwrap_or(value));
         }
-        backend::backend_key_data(&mut out, key.pid(), &key.secret());
-        let notice = &self.config.settings.login_notify_message;
-        if !notice.is_empty() {
+        backend::backend_key_data(&mut out, key.pid(), key.secret());
+        if let Some(notice) = &self.config.settings.login_notify_message {
             error::notice_response(&mut out, error::NOTICE, sqlstate::SUCCESSFUL_COMPLETION, notice, None, None);
         }
         backend::ready_for_query(&mut out, b'I');
@@ -329,14 +326,18 @@ impl Arrival {
 
     async fn cancel(&mut self, pid: i32, secret: &[u8]) {
         let tag = lines::Tag::client(self.entered.card());
-        let Some(client) = ClientKey::decode(pid, secret).and_then(|key| self.shared.cancels.find(&key)) else {
+        let Some(client) = CancelKey::from_request(pid, secret).and_then(|key| self.shared.cancels.find(&key)) else {
             tracing::debug!(conn = ?tag, "cancel request with an unknown key");
             return;
         };
         let settings = &self.config.settings;
         let tcp = TcpOptions::from_settings(settings);
-        let registry = &self.shared.registry;
-        let settled = |server| registry.cancel_settled(server);
+        let pool = self.pool_of(&client);
+        let settled = |_| {
+            if let Some(pool) = &pool {
+                pool.cancel_settled();
+            }
+        };
         match forward(&client, &self.shared.roster, &tcp, settings.cancel_wait_timeout, settled).await {
             Outcome::Told => tracing::debug!(conn = ?lines::Tag::client(&client), "cancel request forwarded"),
             Outcome::NothingRuns => tracing::debug!(conn = ?lines::Tag::client(&client), "nothing to cancel"),
@@ -344,6 +345,13 @@ impl Arrival {
                 tracing::warn!(conn = ?lines::Tag::client(&client), "cancel request failed: {error}");
             }
         }
+    }
+
+    /// The pool a client is a member of.
+    fn pool_of(&self, client: &ClientCard) -> Option<Arc<Pool>> {
+        let names = client.pool.get()?;
+        let pools = self.shared.registry.pools();
+        pools.into_iter().find(|pool| *pool.database() == names.database && *pool.user() == names.user)
     }
 
     async fn send(&mut self, bytes: &[u8]) -> Result<(), Farewell> {
@@ -384,7 +392,7 @@ fn poll_welcome(
 ) -> Poll<Result<(), Farewell>> {
     match ticket.poll() {
         Some(Ok(lease)) => {
-            lease.release(workers::current(), world::now());
+            lease.release_untouched(world::now());
             return Poll::Ready(Ok(()));
         }
         Some(Err(refusal)) => return Poll::Ready(Err(Farewell::Refused(refusal))),
@@ -411,11 +419,5 @@ fn method_of(auth_type: AuthType) -> Method {
         AuthType::Plain => Method::Plain,
         AuthType::Md5 => Method::Md5,
         _ => Method::Scram,
-    }
-}
-
-impl From<DenialKind> for Farewell {
-    fn from(kind: DenialKind) -> Farewell {
-        Farewell::Denied(Denial { kind, why: "" })
     }
 }

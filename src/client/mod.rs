@@ -32,8 +32,8 @@ use crate::cancel::table::CancelTable;
 use crate::net::stream::{Raw, Stream};
 use crate::net::world;
 use crate::pool::Registry;
-use crate::protocol::parameters::{Interner, Tracked};
-use crate::protocol::statements::Catalogue;
+use crate::protocol::parameters::Tracked;
+use crate::protocol::shared::{Catalogue, Interner};
 use crate::stats::lines;
 use crate::stats::roster::{ClientCard, Endpoint, Roster};
 

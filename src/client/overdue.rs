@@ -10,6 +10,7 @@
 //! | transaction_timeout | it is in a transaction | the transaction's first request |
 //! | idle_transaction_timeout | it is in a transaction and its server owes nothing | the last answer |
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use crate::pool::Rules;
@@ -53,7 +54,7 @@ impl Deadlines {
         let over = |limit: Duration, since: Option<Moment>| {
             !limit.is_zero() && since.is_some_and(|since| now.since(since) > limit)
         };
-        if card.state() == ClientState::Login {
+        if !card.logged_in.load(Relaxed) {
             return over(self.login, Some(card.connected)).then_some(Order::ClientLoginTimeout);
         }
         if card.link() == 0 {
@@ -81,6 +82,13 @@ mod tests {
 
     const SECOND: u64 = 1_000_000;
 
+    fn logged_in() -> ClientCard {
+        let card = card();
+        card.logged_in.store(true, Relaxed);
+        card.set_state(ClientState::Active);
+        card
+    }
+
     fn card() -> ClientCard {
         let end = Endpoint::Unix { port: 6432, pid: None, uid: None };
         ClientCard::new(1, end.clone(), end, SystemTime::UNIX_EPOCH, Moment(SECOND))
@@ -99,8 +107,7 @@ mod tests {
 
     #[test]
     fn who_waits_for_a_server_is_not_idle() {
-        let card = card();
-        card.set_state(ClientState::Active);
+        let card = logged_in();
         card.set_rest_at(Some(Moment(SECOND)));
         assert_eq!(all(2).overdue(&card, Moment(4 * SECOND)), Some(Order::ClientIdleTimeout));
 
@@ -110,8 +117,7 @@ mod tests {
 
     #[test]
     fn a_transaction_that_idles_is_told_from_one_that_runs() {
-        let card = card();
-        card.set_state(ClientState::Active);
+        let card = logged_in();
         card.set_link(7);
         card.set_request_at(Moment(SECOND));
         card.set_xact_at(Some(Moment(SECOND)));
@@ -128,8 +134,7 @@ mod tests {
 
     #[test]
     fn a_session_between_transactions_is_not_overdue() {
-        let card = card();
-        card.set_state(ClientState::Active);
+        let card = logged_in();
         card.set_link(7);
 
         assert_eq!(all(1).overdue(&card, Moment(9 * SECOND)), None);

@@ -3,12 +3,13 @@
 //! | the client sends | the server has the statement | it has not |
 //! |---|---|---|
 //! | Parse, named | nothing; we answer in its place | the Parse under our name |
-//! | Bind, Describe of a named statement | the same under our name | a Parse of ours first, its answer kept to ourselves |
+//! | Bind, Describe of a named statement | the same under our name | a Parse of ours first, its answer kept to
+//! ourselves |
 //! | Close, named | nothing; we answer in its place, the server keeps it for others | the same |
 //!
 //! All of it leaves in one send with what follows. The unnamed statement, portals and everything else go through
-//! unchanged, as does all of it in session mode. What was booked for a message that the server then skipped, because one
-//! before it failed, is taken back ([`failed`]).
+//! unchanged, as does all of it in session mode. What was booked for a message that the server then skipped, because
+//! one before it failed, is taken back ([`failed`]).
 
 use std::sync::Arc;
 

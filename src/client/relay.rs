@@ -1,9 +1,9 @@
 //! Both directions between one client and one borrowed server, until the server is at rest.
 //!
 //! One task, two sockets, no channel. Each turn looks at one direction: send what may be sent, look at the next pieces,
-//! read more. A direction whose receiver does not take bytes is not read from, so a slow reader of a huge result costs two
-//! buffers. Bytes that go on unchanged are sent straight from the buffer they were read into; only what is rewritten or
-//! invented is copied to an outbox.
+//! read more. A direction whose receiver does not take bytes is not read from, so a slow reader of a huge result costs
+//! two buffers. Bytes that go on unchanged are sent straight from the buffer they were read into; only what is
+//! rewritten or invented is copied to an outbox.
 //!
 //! ```text
 //!   client.stream ──► client.inbox ──► to_server ──► server.stream
@@ -14,20 +14,22 @@
 //! [`super::prepared`] renames statements.
 
 use std::io;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 
 use super::prepared;
 use super::session::{Client, Mode};
 use crate::net::buffers::{Inbox, Outbox};
 use crate::net::stream::Stream;
-use crate::net::{workers, world};
+use crate::net::world;
 use crate::protocol::exchange::{TransactionStatus, Verdict};
 use crate::protocol::outstanding::Kind;
+use crate::protocol::parameters;
 use crate::server::Server;
 use crate::stats::counters::bump;
 use crate::stats::moment::Moment;
 use crate::stats::roster::Order;
-use crate::wire::framing::{Framer, Header, MESSAGE_LEN_MAX, Partial, Piece};
+use crate::wire::framing::{HEADER_LEN, Header, MESSAGE_LEN_MAX, Partial, Piece};
 use crate::wire::{Backend, Frontend, backend};
 
 /// A run of at most this many bytes is copied behind an outbox that has bytes, so that both leave in one send.
@@ -54,7 +56,7 @@ pub(crate) enum Ended {
 
 /// What a client did that it must not do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub enum Fault {
     /// A header that cannot be.
     BadHeader(String),
     /// A message with no meaning here.
@@ -62,9 +64,9 @@ pub(crate) enum Fault {
     /// `broken Parse packet` and the like.
     Broken(&'static str),
     /// A statement name in use.
-    StatementInUse(String),
+    StatementInUse,
     /// A statement name without a statement.
-    NoSuchStatement(String),
+    NoSuchStatement,
     /// More prepared statements, or replies outstanding, than are kept count of.
     TooMany(&'static str),
     /// A transaction block in statement pooling.
@@ -125,7 +127,8 @@ impl<'a> Relay<'a> {
         Ok(())
     }
 
-    /// May the server change hands? Everything the client sent is with it, everything it owed is on its way to the client.
+    /// May the server change hands? Everything the client sent is with it, everything it owed is on its way to the
+    /// client.
     #[inline]
     fn may_part(&self) -> bool {
         self.server.exchange.at_rest()
@@ -195,8 +198,8 @@ impl<'a> Relay<'a> {
         loop {
             let client = &mut *self.client;
             let fresh = client.inbox.fresh();
-            let statements = client.renames_statements();
-            let partial = |header: Header| prepared::hold(header, fresh, statements);
+            let renames = client.renames_statements();
+            let partial = |header: Header| prepared::hold(header, fresh, renames);
             let piece = client.framer.next(fresh, client.limits.message_len_max, partial);
             let piece = piece.map_err(|broken| Ended::ClientAtFault(Fault::BadHeader(broken.to_string())))?;
             let Some(piece) = piece else {
@@ -291,7 +294,7 @@ impl<'a> Relay<'a> {
         };
         match message {
             Backend::ReadyForQuery => {
-                let status = self.server.inbox.fresh().get(5).copied().unwrap_or_default();
+                let status = self.server.inbox.fresh().get(HEADER_LEN).copied().unwrap_or_default();
                 self.server.inbox.pass(len);
                 return self.ready(status);
             }
@@ -300,11 +303,7 @@ impl<'a> Relay<'a> {
                 prepared::failed(self);
             }
             Backend::ParameterStatus => {
-                let body = self.server.inbox.fresh().get(5..len).unwrap_or_default();
-                if let Some((name, value)) = backend::parse_parameter_status(body) {
-                    self.server.parameters = self.server.parameters.with(name, value);
-                    self.client.server_reported(name, value);
-                }
+                self.parameter_status(len);
                 self.server.inbox.pass(len);
             }
             Backend::CommandComplete if self.client.renames_statements() => {
@@ -314,6 +313,24 @@ impl<'a> Relay<'a> {
             _ => self.replied(message, len)?,
         }
         Ok(())
+    }
+
+    /// ParameterStatus: what the client did to its server, it wants of any other.
+    #[cold]
+    fn parameter_status(&mut self, len: usize) {
+        let (client, server) = (&mut *self.client, &mut *self.server);
+        let body = server.inbox.fresh().get(HEADER_LEN..len).unwrap_or_default();
+        let Some((name, value)) = backend::parse_parameter_status(body) else { return };
+        let shared = &client.shared;
+        let wish = Some(&mut client.wish);
+        if parameters::report(name, value, &mut server.parameters, wish, &shared.tracked).is_err() {
+            server.card().close_needed.store(true, Relaxed);
+        }
+        shared.interner.share_in_place(&mut server.parameters);
+        shared.interner.share_in_place(&mut client.wish);
+        if name.eq_ignore_ascii_case("application_name") {
+            client.note_application_name(value);
+        }
     }
 
     /// A reply: on to the client, or not; then the invented ones that were waiting for it.
@@ -339,7 +356,7 @@ impl<'a> Relay<'a> {
         }
         prepared::write_fakes(self);
         let now = world::now();
-        let counters = self.client.pool.counters().shard(workers::current());
+        let counters = self.client.counters();
         if let Some(start) = self.query_start.take() {
             bump(&counters.query_count, 1);
             bump(&counters.query_time, now.micros_since(start));
@@ -371,8 +388,8 @@ impl<'a> Relay<'a> {
     }
 }
 
-/// Messages from the server that we look into are held until they are whole; all are small but for what a server may put
-/// into a ParameterStatus, which PostgreSQL limits to far less than a buffer.
+/// Messages from the server that we look into are held until they are whole; all are small but for what a server may
+/// put into a ParameterStatus, which PostgreSQL limits to far less than a buffer.
 #[inline]
 fn hold_of_server(header: Header) -> Partial {
     match header.tag {

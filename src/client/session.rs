@@ -8,8 +8,8 @@
 //!   buffers held                                            parameters
 //! ```
 //!
-//! Only at a safe point do a reload, a drain and KILL take effect without harm. Whoever wants this client to stop leaves an
-//! order on its card. Nothing here sets a timer: `app::janitor` looks at the cards.
+//! Only at a safe point do a reload, a drain and KILL take effect without harm. Whoever wants this client to stop
+//! leaves an order on its card. Nothing here sets a timer: `app::janitor` looks at the cards.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -22,14 +22,13 @@ use crate::config::PoolMode;
 use crate::net::buffers::{Inbox, Outbox};
 use crate::net::stream::Stream;
 use crate::net::{workers, world};
-use crate::pool::{Admission, Ask, Lease, Member, Pool, Refusal, Rules, Ticket, Waiter};
-use crate::protocol::parameters::{self, ParameterSet, Tracked};
+use crate::pool::{Admission, Ask, Lease, Member, Pool, Rules, Ticket, Waiter};
+use crate::protocol::parameters::{self, ParameterSet};
 use crate::protocol::statements::ClientStatements;
 use crate::server::TidyError;
 use crate::server::check::run_query;
-use crate::stats::counters::bump;
-use crate::stats::moment::Moment;
-use crate::stats::roster::{ClientCard, ClientState, EnteredClient, Order};
+use crate::stats::counters::{Shard, bump};
+use crate::stats::roster::{ClientCard, EnteredClient, Order};
 use crate::wire::error::{self, sqlstate};
 use crate::wire::framing::Framer;
 use crate::wire::frontend::{Sent, sent_at_rest};
@@ -64,8 +63,8 @@ pub(crate) struct Limits {
     pub(crate) message_len_max: usize,
     /// disable_pqexec.
     pub(crate) disable_pqexec: bool,
-    /// max_prepared_statements is not 0, and the mode is not session.
-    pub(crate) renames_statements: bool,
+    /// max_prepared_statements; 0 in session mode, where names need no care.
+    pub(crate) prepared_statements_max: usize,
 }
 
 /// Bytes not yet added to the pool's counters.
@@ -87,14 +86,14 @@ pub(crate) struct Client {
     pub(crate) pool: Arc<Pool>,
     pub(crate) mode: Mode,
     pub(crate) limits: Limits,
-    /// The client's names for prepared statements; none until it prepares one.
-    pub(crate) statements: Option<Box<ClientStatements>>,
+    /// The client's names for prepared statements.
+    pub(crate) statements: ClientStatements,
     pub(crate) shared: Arc<Shared>,
     tally: Tally,
     rules: Arc<Rules>,
     rules_version: u64,
     /// The parameters it wants of any server it gets.
-    wish: ParameterSet,
+    pub(crate) wish: ParameterSet,
     waiter: Arc<Waiter>,
     /// Struck off the roster, out of the pool, out of the limits and out of the cancel table on drop.
     entered: EnteredClient,
@@ -102,6 +101,7 @@ pub(crate) struct Client {
 }
 
 /// What a logged-in client holds and gives up by being dropped.
+#[expect(dead_code, reason = "held for what their Drop does")]
 pub(crate) struct Belongings {
     pub(crate) member: Member,
     pub(crate) admission: Admission,
@@ -127,15 +127,10 @@ impl Client {
             outbox: Outbox::default(),
             rules_version: pool.rules_version(),
             mode: rules.pool_mode.into(),
-            limits: Limits {
-                reads_per_turn: 1,
-                message_len_max: 0,
-                disable_pqexec: false,
-                renames_statements: false,
-            },
-            statements: None,
+            limits: Limits { reads_per_turn: 1, message_len_max: 0, disable_pqexec: false, prepared_statements_max: 0 },
+            statements: ClientStatements::default(),
             tally: Tally::default(),
-            waiter: Waiter::new(entered.card().clone()),
+            waiter: Waiter::new(entered.card().clone(), pool.clone()),
             pool,
             rules,
             wish,
@@ -152,11 +147,12 @@ impl Client {
     }
 
     pub(crate) fn renames_statements(&self) -> bool {
-        self.limits.renames_statements
+        self.limits.prepared_statements_max > 0
     }
 
-    pub(crate) fn tracked(&self) -> &Tracked {
-        &self.shared.tracked
+    /// The counters that the calling worker writes.
+    pub(crate) fn counters(&self) -> &Shard {
+        self.pool.counters().shard(workers::current())
     }
 
     pub(crate) fn count_received(&mut self, len: usize) {
@@ -169,31 +165,22 @@ impl Client {
 
     /// Adds what was counted to the pool's counters.
     pub(crate) fn settle_tally(&mut self) {
-        let counters = self.pool.counters().shard(workers::current());
+        let counters = self.counters();
         bump(&counters.bytes_received, self.tally.received);
         bump(&counters.bytes_sent, self.tally.sent);
         self.tally = Tally::default();
     }
 
-    /// The server has reported a parameter while this client had it: what it did to it, it wants to keep.
-    pub(crate) fn server_reported(&mut self, name: &str, value: &str) {
-        if self.shared.tracked.contains(name) {
-            self.wish = self.shared.interner.intern(self.wish.with(name, value));
-            if name.eq_ignore_ascii_case("application_name") {
-                self.note_application_name(value);
-            }
-        }
-    }
-
-    fn note_application_name(&self, value: &str) {
+    /// Writes the application_name on the card.
+    pub(crate) fn note_application_name(&self, value: &str) {
         let mut name = self.card().application_name.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         *name = Arc::from(value);
     }
 
     /// Writes the number of prepared statements on the card.
     pub(crate) fn note_statement_count(&self) {
-        let count = self.statements.as_ref().map_or(0, |statements| statements.len());
-        self.card().prepared_statements.store(u32::try_from(count).unwrap_or(u32::MAX), Relaxed);
+        let count = u32::try_from(self.statements.len()).unwrap_or(u32::MAX);
+        self.card().prepared_statements.store(count, Relaxed);
     }
 
     /// Takes the rules in force; at safe points only.
@@ -206,13 +193,16 @@ impl Client {
             reads_per_turn: config.settings.sbuf_loopcnt.saturating_add(2),
             message_len_max: usize::try_from(config.settings.max_packet_size).unwrap_or(usize::MAX),
             disable_pqexec: config.settings.disable_pqexec,
-            renames_statements: config.settings.max_prepared_statements > 0 && self.mode != Mode::Session,
+            prepared_statements_max: match self.mode {
+                Mode::Session => 0,
+                _ => usize::try_from(config.settings.max_prepared_statements).unwrap_or(usize::MAX),
+            },
         };
     }
 
     /// Serves the client until it leaves or must leave.
     pub(crate) async fn run(&mut self) -> Farewell {
-        self.card().set_state(ClientState::Active);
+        self.entered.logged_in();
         self.card().set_rest_at(Some(world::now()));
         loop {
             if let Err(farewell) = self.serve_one().await {
@@ -234,14 +224,14 @@ impl Client {
         let mut lease = match self.pool.ask(&self.waiter, workers::current(), now) {
             Ask::Granted(lease) => lease,
             Ask::Waiting(ticket) => self.wait(ticket).await?,
-            Ask::Refused(refusal) => return Err(Farewell::refused(refusal)),
+            Ask::Refused(refusal) => return Err(Farewell::Refused(refusal)),
         };
         if lease.move_here().is_err() {
             lease.close("server socket lost");
-            return Err(Farewell::ServerCrashed);
+            return Err(Farewell::ServerCrashed(None));
         }
-        if let Some(sets) = parameters::difference(&self.wish, lease.parameters(), &self.shared.tracked) {
-            lease = self.adopt(lease, &sets).await?;
+        if !self.wish.is(&lease.parameters) {
+            lease = self.adopt(lease).await?;
         }
         self.card().set_xact_at(Some(now));
         lease.card().set_request_at(now);
@@ -295,9 +285,9 @@ impl Client {
             return Poll::Ready(Err(Farewell::ordered(order)));
         }
         if let Some(granted) = ticket.poll() {
-            return Poll::Ready(granted.map_err(Farewell::refused));
+            return Poll::Ready(granted.map_err(Farewell::Refused));
         }
-        if ticket.take_notice() {
+        if ticket.notice_due() {
             self.say_queued();
         }
         while !self.outbox.is_empty() {
@@ -328,23 +318,29 @@ impl Client {
         );
     }
 
-    /// Gives the server the client's parameters: a round trip of its own, before the request.
-    async fn adopt(&mut self, mut lease: Lease, sets: &[u8]) -> Result<Lease, Farewell> {
-        match run_query(&mut lease, sets).await {
+    /// Gives the server the client's parameters, where they differ: a round trip of its own, before the request.
+    #[cold]
+    async fn adopt(&mut self, mut lease: Lease) -> Result<Lease, Farewell> {
+        let shared = self.shared.clone();
+        shared.interner.share_in_place(&mut lease.parameters);
+        let Some(sets) = parameters::difference(&mut self.wish, &lease.parameters, &shared.tracked) else {
+            return Ok(lease);
+        };
+        match run_query(&mut lease, &sets).await {
             Ok(()) => {}
             Err(TidyError::Failed(message)) => {
                 lease.close("parameter refused");
                 return Err(Farewell::ParameterRefused(message));
             }
-            Err(_) => {
+            Err(error) => {
                 lease.close("server conn crashed?");
-                return Err(Farewell::ServerCrashed);
+                return Err(Farewell::ServerCrashed(Some(error.to_string())));
             }
         }
         // The server may spell a value its own way: what it says from now on is what the client wants.
-        let wish = self.wish.adopted(lease.parameters(), &self.shared.tracked);
-        self.wish = self.shared.interner.intern(wish);
-        lease.intern_parameters(&self.shared.interner);
+        shared.interner.share_in_place(&mut lease.parameters);
+        parameters::adopt(&mut self.wish, &lease.parameters, &shared.tracked);
+        shared.interner.share_in_place(&mut self.wish);
         Ok(lease)
     }
 
@@ -357,13 +353,13 @@ impl Client {
         match ended {
             Ended::AtRest => {
                 let now = world::now();
-                lease.release(workers::current(), now);
+                lease.release(now);
                 self.card().set_rest_at(Some(now));
                 self.outbox_at_rest();
                 Ok(())
             }
-            Ended::Terminated | Ended::ClientGone if lease.exchange_at_rest() && self.inbox.run().is_empty() => {
-                lease.release(workers::current(), world::now());
+            Ended::Terminated | Ended::ClientGone if lease.exchange.at_rest() && self.inbox.run().is_empty() => {
+                lease.release(world::now());
                 Err(if matches!(ended, Ended::Terminated) { Farewell::Terminated } else { Farewell::ClientGone })
             }
             ended => {
@@ -388,17 +384,5 @@ impl Client {
             out.extend_from_slice(&message);
             self.stream.send_parting(&out);
         }
-    }
-
-    /// A moment for tests and logs: since when the client is connected.
-    pub(crate) fn connected(&self) -> Moment {
-        self.card().connected
-    }
-}
-
-impl Farewell {
-    /// Why the pool would not give a server.
-    fn refused(refusal: Refusal) -> Farewell {
-        Farewell::Refused(refusal)
     }
 }

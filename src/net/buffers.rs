@@ -1,11 +1,11 @@
 //! Buffers lent to connections while they have bytes in hand.
 //!
-//! A connection at rest owns no buffer: ten thousand idle clients cost none. Each thread keeps a few returned buffers of
-//! each of two sizes, so that lending one is a pop and a push. A transfer that runs full is lent the large size: measured on
-//! 10 MB results, 64 KB reads cost a third of the CPU of 4 KB ones.
+//! A connection at rest owns no buffer: ten thousand idle clients cost none. Each thread keeps a few returned buffers
+//! of each of two sizes, so that lending one is a pop and a push. A transfer that runs full is lent the large size:
+//! measured on 10 MB results, 64 KB reads cost a third of the CPU of 4 KB ones.
 //!
-//! Buffers are zeroed once, when they are made: reading into uninitialised memory would need unsafe code and saves nothing
-//! when they are used over and over.
+//! Buffers are zeroed once, when they are made: reading into uninitialised memory would need unsafe code and saves
+//! nothing when they are used over and over.
 
 use std::cell::RefCell;
 
@@ -130,8 +130,8 @@ impl Inbox {
         }
     }
 
-    /// Room to read into, at least one byte: lends a buffer, moves the bytes to its front, or grows it. A message that must
-    /// be held whole makes it grow by doubling, only as its bytes really arrive; the caller bounds such messages.
+    /// Room to read into, at least one byte: lends a buffer, moves the bytes to its front, or grows it. A message that
+    /// must be held whole makes it grow by doubling, only as its bytes really arrive; the caller bounds such messages.
     pub fn room(&mut self) -> &mut [u8] {
         if self.buf.is_none() {
             self.buf = Some(lend(if self.ran_full { LARGE_LEN } else { SMALL_LEN }));

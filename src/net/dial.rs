@@ -1,7 +1,7 @@
 //! From a host of [databases] to a connected stream.
 //!
-//! Names are resolved by the system's resolver, off the I/O threads; every address is tried in the resolver's order until
-//! one answers.
+//! Names are resolved by the system's resolver, off the I/O threads; every address is tried in the resolver's order
+//! until one answers.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,26 +9,8 @@ use std::os::linux::net::SocketAddrExt;
 
 use super::sockopt::TcpOptions;
 use super::stream::{Raw, Stream};
+use crate::config::Host;
 use crate::stats::roster::{Endpoint, Reach};
-
-/// Where to connect to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
-    /// A host name or IP address, and a port.
-    Tcp(String, u16),
-    /// A directory, or with a leading `@` the abstract name that stands for one, and the port that names the socket.
-    Unix(String, u16),
-}
-
-impl std::fmt::Display for Address {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Address::Tcp(host, port) if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Address::Tcp(host, port) => write!(f, "{host}:{port}"),
-            Address::Unix(..) => write!(f, "{}", unix_path(self)),
-        }
-    }
-}
 
 /// A connected socket and both its ends.
 #[derive(Debug)]
@@ -58,10 +40,10 @@ pub enum DialError {
 /// See [`DialError`].
 ///
 /// Cancel safe: a connection under way is dropped.
-pub async fn dial(address: &Address, options: &TcpOptions) -> Result<Dialled, DialError> {
-    match address {
-        Address::Unix(..) => dial_unix(unix_path(address)).await.map_err(DialError::Connect),
-        Address::Tcp(host, port) => {
+pub async fn dial(host: &Host, options: &TcpOptions) -> Result<Dialled, DialError> {
+    match host {
+        Host::Unix { dir, port } => dial_unix(format!("{dir}/.s.PGSQL.{port}")).await.map_err(DialError::Connect),
+        Host::Tcp { host, port } => {
             let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
             let mut found = false;
             for candidate in tokio::net::lookup_host((host.as_str(), *port)).await.map_err(DialError::Lookup)? {
@@ -91,7 +73,7 @@ pub async fn dial_again(reach: &Reach, options: &TcpOptions) -> io::Result<Diall
 
 async fn dial_tcp(address: SocketAddr, options: &TcpOptions) -> io::Result<Dialled> {
     let socket = tokio::net::TcpStream::connect(address).await?;
-    options.apply(&socket)?;
+    options.apply(&socket).map_err(io::Error::other)?;
     let (peer, local) = (socket.peer_addr()?, socket.local_addr()?);
     Ok(Dialled {
         stream: Stream::Tcp(socket),
@@ -115,11 +97,4 @@ async fn dial_unix(path: String) -> io::Result<Dialled> {
     let port = path.rsplit('.').next().and_then(|port| port.parse().ok()).unwrap_or(0);
     let end = Endpoint::Unix { port, pid: None, uid: None };
     Ok(Dialled { stream: socket, peer: end.clone(), local: end, reach: Reach::Unix(path) })
-}
-
-fn unix_path(address: &Address) -> String {
-    match address {
-        Address::Unix(dir, port) => format!("{dir}/.s.PGSQL.{port}"),
-        Address::Tcp(host, _) => host.clone(),
-    }
 }

@@ -1,12 +1,12 @@
 //! Where clients arrive: the sockets of `listen_addr` and `unix_socket_dir`.
 //!
-//! [`listen`] opens them all, before any client is served. As with PgBouncer, one address of `listen_addr` that cannot be
-//! had is a warning as long as another one can; a name that does not resolve, no address at all, and a Unix socket that
-//! cannot be made are errors. Sockets come back in non-blocking mode, with the `tcp_*` options set (accepted sockets
-//! inherit those, see [`super::sockopt`]).
+//! [`listen`] opens them all, before any client is served. As with PgBouncer, one address of `listen_addr` that cannot
+//! be had is a warning as long as another one can; a name that does not resolve, no address at all, and a Unix socket
+//! that cannot be made are errors. Sockets come back in non-blocking mode, with the `tcp_*` options set (accepted
+//! sockets inherit those, see [`super::sockopt`]).
 //!
-//! A socket file left behind by a process that died is removed; one that somebody still answers on is not. The file of a
-//! socket is removed when its [`SocketFile`] is dropped, unless another process has put its own there meanwhile.
+//! A socket file left behind by a process that died is removed; one that somebody still answers on is not. The file of
+//! a socket is removed when its [`SocketFile`] is dropped, unless another process has put its own there meanwhile.
 
 use std::fmt;
 use std::fs::{self, Permissions};
@@ -17,6 +17,8 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::config::Settings;
 
 use super::sockopt::{self, SockoptError, TcpOptions};
 
@@ -41,6 +43,23 @@ pub struct ListenOptions {
     pub unix_mode: u32,
     /// `unix_socket_group`: name or number; empty leaves the process' own.
     pub unix_group: String,
+}
+
+impl ListenOptions {
+    /// What the settings say.
+    pub fn from_settings(settings: &Settings) -> ListenOptions {
+        ListenOptions {
+            addresses: settings.listen_addr.iter().map(ToString::to_string).collect(),
+            port: settings.listen_port,
+            backlog: settings.listen_backlog,
+            reuse_port: settings.so_reuseport,
+            defer_accept: settings.tcp_defer_accept,
+            tcp: TcpOptions::from_settings(settings),
+            unix_dir: settings.unix_socket_dir.clone().unwrap_or_default(),
+            unix_mode: settings.unix_socket_mode,
+            unix_group: settings.unix_socket_group.clone().unwrap_or_default(),
+        }
+    }
 }
 
 /// A socket that listens.
@@ -99,6 +118,11 @@ pub fn listen(options: &ListenOptions) -> Result<Listening, ListenError> {
 }
 
 impl Listener {
+    /// Is it a Unix socket, which stays open for the console while the process shuts down?
+    pub fn is_unix(&self) -> bool {
+        matches!(self.socket, ListenSocket::Unix(_))
+    }
+
     /// Sets changed `tcp_*` settings, for the clients that come from now on. Does nothing to a Unix socket.
     ///
     /// # Errors
@@ -106,7 +130,7 @@ impl Listener {
     pub fn retune(&self, tcp: &TcpOptions, defer_accept: bool) -> Result<(), SockoptError> {
         match &self.socket {
             ListenSocket::Tcp(socket) => {
-                tcp.tune(socket)?;
+                tcp.apply(socket)?;
                 sockopt::defer_accept(socket, defer_accept)
             }
             ListenSocket::Unix(_) => Ok(()),
@@ -148,7 +172,7 @@ fn open_tcp(address: SocketAddr, options: &ListenOptions) -> Result<TcpListener,
         socket.set_reuse_port(true).map_err(during("so_reuseport"))?;
     }
     socket.bind(&address.into()).map_err(during("bind"))?;
-    options.tcp.tune(&socket).map_err(|error| (error.setting, error.source))?;
+    options.tcp.apply(&socket).map_err(|error| (error.setting, error.source))?;
     socket.set_nonblocking(true).map_err(during("non-blocking"))?;
     socket.listen(backlog(options)).map_err(during("listen"))?;
     sockopt::defer_accept(&socket, options.defer_accept).map_err(|error| (error.setting, error.source))?;

@@ -9,6 +9,7 @@
 //! - [`sockopt`] the tcp_* settings
 
 pub mod buffers;
+pub mod dial;
 pub mod listen;
 pub mod sockopt;
 pub mod stream;

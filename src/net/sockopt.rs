@@ -1,9 +1,9 @@
 //! The `tcp_*` settings, as options of a socket.
 //!
-//! [`TcpOptions::tune`] is called on each outgoing socket and on each listening one. An accepted socket needs no call:
+//! [`TcpOptions::apply`] is called on each outgoing socket and on each listening one. An accepted socket needs no call:
 //! on Linux it inherits every option set here from the socket that listened, which saves several system calls for each
-//! client that connects. (PgBouncer sets them again on each accepted socket.) After a reload, tune the listening sockets
-//! again; clients that are already there keep the options they came with.
+//! client that connects. (PgBouncer sets them again on each accepted socket.) After a reload, tune the listening
+//! sockets again; clients that are already there keep the options they came with.
 
 use std::fmt;
 use std::io;
@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use nix::{getsockopt_impl, libc, setsockopt_impl, sockopt_impl};
 use socket2::{SockRef, TcpKeepalive};
+
+use crate::config::Settings;
 
 /// What every TCP socket is set to, besides no delay for small sends. Zero leaves the system's default.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,11 +46,23 @@ impl Default for TcpOptions {
 }
 
 impl TcpOptions {
+    /// What the settings say.
+    pub fn from_settings(settings: &Settings) -> TcpOptions {
+        TcpOptions {
+            keepalive: settings.tcp_keepalive,
+            keepidle: settings.tcp_keepidle,
+            keepintvl: settings.tcp_keepintvl,
+            keepcnt: settings.tcp_keepcnt,
+            user_timeout: settings.tcp_user_timeout,
+            socket_buffer: usize::try_from(settings.tcp_socket_buffer).unwrap_or(usize::MAX),
+        }
+    }
+
     /// Sets the options on a TCP socket.
     ///
     /// # Errors
     /// The kernel refuses one of them; those before it are set.
-    pub fn tune(&self, socket: &impl AsFd) -> Result<(), SockoptError> {
+    pub fn apply(&self, socket: &impl AsFd) -> Result<(), SockoptError> {
         let socket = SockRef::from(socket);
         if self.keepalive {
             socket.set_tcp_keepalive(&self.probes()).map_err(failed("tcp_keepalive"))?;
@@ -120,6 +134,12 @@ impl std::error::Error for SockoptError {
     }
 }
 
+impl From<SockoptError> for io::Error {
+    fn from(error: SockoptError) -> io::Error {
+        io::Error::new(error.source.kind(), error)
+    }
+}
+
 fn failed(setting: &'static str) -> impl Fn(io::Error) -> SockoptError {
     move |source| SockoptError { setting, source }
 }
@@ -142,7 +162,7 @@ mod tests {
             socket_buffer: 32_768,
         };
 
-        options.tune(&listener).unwrap();
+        options.apply(&listener).unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (accepted, _) = listener.accept().unwrap();
 
@@ -161,8 +181,8 @@ mod tests {
     fn a_second_tuning_takes_keepalive_and_the_user_timeout_away() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
 
-        TcpOptions { user_timeout: Duration::from_secs(1), ..TcpOptions::default() }.tune(&listener).unwrap();
-        TcpOptions { keepalive: false, ..TcpOptions::default() }.tune(&listener).unwrap();
+        TcpOptions { user_timeout: Duration::from_secs(1), ..TcpOptions::default() }.apply(&listener).unwrap();
+        TcpOptions { keepalive: false, ..TcpOptions::default() }.apply(&listener).unwrap();
 
         let socket = SockRef::from(&listener);
         assert!(!socket.keepalive().unwrap());
@@ -184,7 +204,7 @@ mod tests {
     fn a_refusal_names_the_setting() {
         let (unix, _other) = std::os::unix::net::UnixStream::pair().unwrap();
 
-        let error = TcpOptions { keepidle: Duration::from_secs(1), ..TcpOptions::default() }.tune(&unix).unwrap_err();
+        let error = TcpOptions { keepidle: Duration::from_secs(1), ..TcpOptions::default() }.apply(&unix).unwrap_err();
 
         assert!(error.to_string().starts_with("tcp_keepalive: the kernel refuses: "), "{error}");
     }

@@ -1,7 +1,7 @@
 //! One socket, whatever its kind.
 //!
-//! [`Stream`] is an enum over TCP and Unix sockets with room for TLS beside them. Reading and writing are polls without a
-//! task, a channel or a split half: the relay polls two streams from one task. Reads and writes go through tokio's
+//! [`Stream`] is an enum over TCP and Unix sockets with room for TLS beside them. Reading and writing are polls without
+//! a task, a channel or a split half: the relay polls two streams from one task. Reads and writes go through tokio's
 //! `poll_read`/`poll_write`, which clear readiness after a short read, so that a transaction costs no call that ends in
 //! EAGAIN.
 

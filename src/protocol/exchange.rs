@@ -11,10 +11,10 @@
 //!                                                 copying in
 //! ```
 //!
-//! After an ErrorResponse in the extended protocol PostgreSQL reads and drops everything up to the next Sync; the replies
-//! owed up to there will never come, and what their requests changed in our books is taken back. While it copies in, it
-//! ignores Flush and Sync (libpq sends them before it knows that the statement was a COPY).
-//! Manual: "Extended Query", "COPY Operations", "Pipelining".
+//! After an ErrorResponse in the extended protocol PostgreSQL reads and drops everything up to the next Sync; the
+//! replies owed up to there will never come, and what their requests changed in our books is taken back. While it
+//! copies in, it ignores Flush and Sync (libpq sends them before it knows that the statement was a COPY). Manual:
+//! "Extended Query", "COPY Operations", "Pipelining".
 
 use super::outstanding::{Action, Due, Kind, Outstanding, Undo};
 use crate::wire::Backend;

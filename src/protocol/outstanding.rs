@@ -1,9 +1,9 @@
 //! The replies a server owes, in order, and what to do with each: forward it, skip it, or fake it.
 //!
 //! Pure: a queue. Every message that gets a reply of its own puts one [`Due`] in; the reply takes it out. A reply that
-//! pgweir must invent (a ParseComplete for a statement the server has already) is in the queue as [`Action::Fake`] and is
-//! written as soon as all replies before it are through; one that the client must not see (to a Parse that pgweir sent on
-//! its own account) is [`Action::Skip`].
+//! pgweir must invent (a ParseComplete for a statement the server has already) is in the queue as [`Action::Fake`] and
+//! is written as soon as all replies before it are through; one that the client must not see (to a Parse that pgweir
+//! sent on its own account) is [`Action::Skip`].
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -136,8 +136,8 @@ impl Outstanding {
         }
     }
 
-    /// Takes out everything before the next reply that ends with ReadyForQuery, last first: an error made the server skip
-    /// it. Says whether such a reply is owed at all.
+    /// Takes out everything before the next reply that ends with ReadyForQuery, last first: an error made the server
+    /// skip it. Says whether such a reply is owed at all.
     pub fn fail_until_ready(&mut self, mut skipped: impl FnMut(Due)) -> bool {
         let end = self.dues.iter().position(|due| due.kind.ends_with_ready());
         let count = end.unwrap_or(self.dues.len());

@@ -3,15 +3,16 @@
 //! Pure: texts in, texts and bytes out.
 //!
 //! A server reports some of its parameters (ParameterStatus), at login and whenever one changes. What it reported last
-//! is its [`ParameterSet`]. A client starts with its pool's first server's set, in which its own wishes from the startup
-//! message have replaced the values; from then on every report that reaches it while it has a server goes into both sets
-//! ([`report`]). When it borrows a server next, [`difference`] makes the one message that brings the server in line;
-//! mostly there is none, and then both sets are the same allocation and the answer is one comparison of pointers.
+//! is its [`ParameterSet`]. A client starts with its pool's first server's set, in which its own wishes from the
+//! startup message have replaced the values; from then on every report that reaches it while it has a server goes into
+//! both sets ([`report`]). When it borrows a server next, [`difference`] makes the one message that brings the server
+//! in line; mostly there is none, and then both sets are the same allocation and the answer is one comparison of
+//! pointers.
 //!
 //! Postgres may spell a value otherwise than it was set: `SET datestyle='ISO'` is reported as `ISO, MDY`, or not at all
 //! if that is what it was before. So once a server has answered the SET, the client takes over the server's spelling
-//! ([`adopt`]); otherwise the two would differ, and cost a round trip, at every loan. An answer with an error means that
-//! the client asked for a value that does not exist: all of the SET is undone, and the client must go.
+//! ([`adopt`]); otherwise the two would differ, and cost a round trip, at every loan. An answer with an error means
+//! that the client asked for a value that does not exist: all of the SET is undone, and the client must go.
 //!
 //! Only [`Tracked`] parameters are followed. PgBouncer's rule for those a server does not report holds: they cannot be
 //! known, so they are left alone. Manual: "Asynchronous Operations", "SET".

@@ -2,9 +2,9 @@
 //!
 //! Pure: slices in, bytes out, each byte copied once.
 //!
-//! Bodies are what follows a message's length field. A Bind may carry parameters of any size, so its names are read from
-//! as much of it as has arrived, and what follows them can stream behind the new head. The unnamed statement is left
-//! alone: its messages go through as they are. Manual: "Message Formats".
+//! Bodies are what follows a message's length field. A Bind may carry parameters of any size, so its names are read
+//! from as much of it as has arrived, and what follows them can stream behind the new head. The unnamed statement is
+//! left alone: its messages go through as they are. Manual: "Message Formats".
 
 use super::statements::{Statement, StatementError};
 
@@ -142,7 +142,8 @@ fn put_named(out: &mut Vec<u8>, tag: u8, statement: &Statement) {
 
 /// Appends tag and length and makes room for the body.
 fn put_header(out: &mut Vec<u8>, tag: u8, body_len: usize) {
-    // A message is at most 2 GB long and its new name some 30 bytes longer: that fits, though not into what Postgres takes.
+    // A message is at most 2 GB long and its new name some 30 bytes longer: that fits, though not into what Postgres
+    // takes.
     let len = u32::try_from(body_len + 4).unwrap_or(u32::MAX);
     out.reserve(body_len.min(64 * 1024) + 5);
     out.push(tag);

@@ -4,8 +4,8 @@
 //!
 //! A client prepares a statement once and uses it for hours, on another server each time. So what it prepares (query
 //! and parameter types) becomes a [`Statement`] with a name of ours, one for all clients that prepare the same
-//! (`shared::Catalogue`). A client has its names ([`ClientStatements`]), a server the statements that have been prepared
-//! on it, least recently used first to go ([`ServerStatements`]):
+//! (`shared::Catalogue`). A client has its names ([`ClientStatements`]), a server the statements that have been
+//! prepared on it, least recently used first to go ([`ServerStatements`]):
 //!
 //! ```text
 //!  client A  "S_1" ──┐                              ┌──► server 1: PGBOUNCER_7, PGBOUNCER_9
@@ -13,9 +13,9 @@
 //!  client B  "get" ──┘     (query + types)          └──► server 2: PGBOUNCER_7
 //! ```
 //!
-//! `exchange` looks a name up at every Bind and Describe, sends our own Parse ahead where the server lacks the statement,
-//! and has `rename` write the message with our name in it. A statement lives as long as a client or a server holds it.
-//! The unnamed statement is a client's affair with the server of the moment and is not looked at. The setting
+//! `exchange` looks a name up at every Bind and Describe, sends our own Parse ahead where the server lacks the
+//! statement, and has `rename` write the message with our name in it. A statement lives as long as a client or a server
+//! holds it. The unnamed statement is a client's affair with the server of the moment and is not looked at. The setting
 //! max_prepared_statements is the number per server; 0 switches all of this off. PgBouncer: `prepare.c`.
 
 use std::collections::HashMap;
@@ -192,8 +192,8 @@ impl ServerStatements {
         self.0.put(statement.id, statement);
     }
 
-    /// The least recently used statement, taken out, while there are more than `max` (at least one is left): it is to be
-    /// closed on the server. Called until `None`, as `max` may have become less by a RELOAD.
+    /// The least recently used statement, taken out, while there are more than `max` (at least one is left): it is to
+    /// be closed on the server. Called until `None`, as `max` may have become less by a RELOAD.
     pub fn evict(&mut self, max: usize) -> Option<Arc<Statement>> {
         if self.0.len() <= max.max(1) {
             return None;
@@ -324,7 +324,7 @@ mod tests {
         let mut server = ServerStatements::default();
         for id in 1..=3 {
             server.insert(statement(id));
-            assert_eq!(drain(&mut server, 3), []);
+            assert_eq!(drain(&mut server, 3), Vec::<u64>::new());
         }
 
         assert!(server.touch(1));

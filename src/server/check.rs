@@ -80,7 +80,7 @@ pub(crate) async fn run_query(server: &mut Server, query: &[u8]) -> Result<(), T
                 }
                 break;
             }
-            Some(Backend::ErrorResponse) => failure = Some(ErrorFields::parse(&body).message.clone()),
+            Some(Backend::ErrorResponse) => failure = Some(ErrorFields::parse(&body).message.into_owned()),
             Some(Backend::ParameterStatus) => server.note_parameter(&body),
             // A COPY among our own queries can only fail; nobody sends the data.
             Some(Backend::CopyInResponse | Backend::CopyBothResponse) => {

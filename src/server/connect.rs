@@ -1,8 +1,9 @@
 //! From a target to a logged-in server: dial, startup, prove ourselves, first ReadyForQuery.
 //!
-//! Every failure becomes one [`ConnectError`], which `pool` keeps and shows to the clients that wait: the server's own text
-//! and SQLSTATE where it spoke, ours where it did not. Manual: "Start-up", "Message Flow".
+//! Every failure becomes one [`ConnectError`], which `pool` keeps and shows to the clients that wait: the server's own
+//! text and SQLSTATE where it spoke, ours where it did not. Manual: "Start-up", "Message Flow".
 
+use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,13 +11,15 @@ use std::time::Duration;
 use super::Server;
 use super::check::run_query;
 use crate::auth::{Credential, KeyCache, Prover, ProverStep};
+use crate::config::Host;
 use crate::net::buffers::Inbox;
-use crate::net::dial::{Address, DialError, Dialled, dial};
+use crate::net::dial::{DialError, Dialled, dial};
 use crate::net::sockopt::TcpOptions;
 use crate::net::{workers, world};
 use crate::protocol::exchange::Exchange;
 use crate::protocol::parameters::ParameterSet;
 use crate::protocol::statements::ServerStatements;
+use crate::stats::lines;
 use crate::stats::roster::{CancelTarget, Names, Reach, Roster, ServerCard};
 use crate::wire::error::{ErrorFields, sqlstate};
 use crate::wire::framing::Framer;
@@ -32,7 +35,7 @@ pub struct Target {
     /// The database as the server names it.
     pub dbname: String,
     /// Where the server is.
-    pub address: Address,
+    pub host: Host,
     /// What we can prove.
     pub credential: Credential,
     /// Parameters of the startup message beside user and database.
@@ -43,10 +46,8 @@ pub struct Target {
     pub connect_query: Option<String>,
     /// The tcp_* settings.
     pub tcp: TcpOptions,
-    /// max_prepared_statements.
-    pub max_prepared_statements: u32,
     /// Derived keys, shared by the process.
-    pub keys: Arc<KeyCache>,
+    pub keys: KeyCache,
 }
 
 /// Why a server connection could not be opened.
@@ -98,7 +99,7 @@ pub async fn connect(target: &Target, roster: &Arc<Roster>) -> Result<Box<Server
         match tokio::time::timeout(target.connect_timeout, attempt).await {
             Ok(outcome) => outcome,
             Err(_) => Err(ConnectError {
-                detail: Some(format!("{} did not answer within {:?}", target.address, target.connect_timeout)),
+                detail: Some(format!("{} did not answer within {:?}", target.host, target.connect_timeout)),
                 ..ConnectError::ours("connect timeout")
             }),
         }
@@ -107,18 +108,17 @@ pub async fn connect(target: &Target, roster: &Arc<Roster>) -> Result<Box<Server
 }
 
 async fn attempt(target: &Target, roster: &Arc<Roster>) -> Result<Box<Server>, ConnectError> {
-    let dialled = dial(&target.address, &target.tcp).await.map_err(|error| match error {
+    let dialled = dial(&target.host, &target.tcp).await.map_err(|error| match error {
         DialError::Lookup(error) => ConnectError {
-            detail: Some(format!("{}: {error}", target.address)),
+            detail: Some(format!("{}: {error}", target.host)),
             ..ConnectError::ours("server DNS lookup failed")
         },
-        DialError::Connect(error) => ConnectError {
-            detail: Some(format!("{}: {error}", target.address)),
-            ..ConnectError::ours("connect failed")
-        },
+        DialError::Connect(error) => {
+            ConnectError { detail: Some(format!("{}: {error}", target.host)), ..ConnectError::ours("connect failed") }
+        }
     })?;
     let (mut server, reach) = enter(target, roster, dialled);
-    tracing::info!(conn = %crate::app_tag(server.card()), "new connection to server");
+    tracing::info!(conn = ?lines::Tag::server(server.card()), "{}", lines::new_server(&server.card().local));
     send_startup(&mut server, target).await.map_err(|error| ConnectError::lost(&error))?;
     log_in(&mut server, target, reach).await?;
     if let Some(sql) = &target.connect_query {
@@ -144,7 +144,7 @@ fn enter(target: &Target, roster: &Arc<Roster>, dialled: Dialled) -> (Box<Server
         framer: Framer::default(),
         exchange: Exchange::default(),
         parameters: ParameterSet::default(),
-        statements: ServerStatements::new(target.max_prepared_statements),
+        statements: ServerStatements::default(),
     };
     (Box::new(server), dialled.reach)
 }
@@ -158,9 +158,9 @@ async fn send_startup(server: &mut Server, target: &Target) -> io::Result<()> {
 }
 
 async fn log_in(server: &mut Server, target: &Target, reach: Reach) -> Result<(), ConnectError> {
-    let mut nonce = [0; 18];
+    let mut nonce = [0; 32];
     world::fill_random(&mut nonce).map_err(|error| ConnectError::ours(format!("no random numbers: {error}")))?;
-    let mut prover = Prover::new(&target.user, &target.credential, nonce, target.keys.clone());
+    let mut prover = Prover::new(&target.user, &target.credential, nonce, &target.keys);
     loop {
         let (tag, body) = server.next_message().await.map_err(|error| ConnectError::lost(&error))?;
         match Backend::from_byte(tag) {
@@ -183,11 +183,11 @@ async fn log_in(server: &mut Server, target: &Target, reach: Reach) -> Result<()
 fn server_said(body: &[u8]) -> ConnectError {
     let fields = ErrorFields::parse(body);
     ConnectError {
-        sqlstate: fields.code.clone(),
-        message: fields.message.clone(),
+        sqlstate: fields.code.into_owned(),
+        message: fields.message.into_owned(),
         from_server: true,
-        detail: fields.detail.clone(),
-        hint: fields.hint.clone(),
+        detail: fields.detail.map(Cow::into_owned),
+        hint: fields.hint.map(Cow::into_owned),
     }
 }
 
@@ -202,10 +202,12 @@ async fn answer(server: &mut Server, prover: &mut Prover, body: &[u8]) -> Result
                 let keys = tokio::task::spawn_blocking(move || derivation.run())
                     .await
                     .map_err(|_| ConnectError::ours("key derivation was given up"))?;
-                step = prover.derived(keys);
+                step = prover.derived(&keys);
             }
             ProverStep::Nothing | ProverStep::Ok => return Ok(()),
-            ProverStep::Fail(error) => return Err(ConnectError::ours(error.to_string())),
+            ProverStep::Fail(error) => {
+                return Err(ConnectError { detail: error.detail(), ..ConnectError::ours(error.to_string()) });
+            }
         }
     }
 }

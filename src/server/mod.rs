@@ -1,9 +1,9 @@
 //! One connection to Postgres.
 //!
 //! A [`Server`] is a logged-in connection with what must be known of it: the exchange under way, the parameters it has
-//! reported, the prepared statements it holds. It belongs to one task at a time: to `connect` while it logs in, to the pool
-//! while it is on the shelf, to a client's task while it is on loan. Dropping it closes the socket; [`Server::terminate`]
-//! says goodbye first.
+//! reported, the prepared statements it holds. It belongs to one task at a time: to `connect` while it logs in, to the
+//! pool while it is on the shelf, to a client's task while it is on loan. Dropping it closes the socket;
+//! [`Server::terminate`] says goodbye first.
 //!
 //! - [`connect`](mod@connect) dial → startup → prove ourselves → first ReadyForQuery
 //! - [`check`] server_reset_query, server_check_query and the SETs of a client's parameters: queries of our own
@@ -27,8 +27,8 @@ use crate::wire::frontend;
 pub use check::{TidyError, tidy};
 pub use connect::{ConnectError, Target, connect};
 
-/// A message of our own business with a server (login, check, reset) is held up to this many bytes; of a longer one only
-/// the tag is looked at.
+/// A message of our own business with a server (login, check, reset) is held up to this many bytes; of a longer one
+/// only the tag is looked at.
 const OWN_MESSAGE_MAX: usize = 256 * 1024;
 
 /// One logged-in connection to Postgres.
@@ -68,8 +68,8 @@ impl Server {
         &self.parameters
     }
 
-    /// Has it said something, or gone, while nobody asked it anything? It is then dead or dirty. No system call unless the
-    /// reactor has seen the socket become readable.
+    /// Has it said something, or gone, while nobody asked it anything? It is then dead or dirty. No system call unless
+    /// the reactor has seen the socket become readable.
     pub fn has_spoken(&mut self) -> bool {
         !self.inbox.is_empty() || self.stream.has_input()
     }

@@ -23,9 +23,10 @@ use super::roster::{ClientCard, Endpoint, ServerCard};
 
 /// The connection that a log line is about, as text `C-0x1f: db/user@host:port`.
 ///
-/// The alternate form (`{:#}`) is the same as one JSON object with the members `conn`, `db`, `user` and `addr`, of which
-/// `db` and `user` are null before the startup message was read.
-#[derive(Clone, Copy, Debug)]
+/// The alternate form (`{:#}`) is the same as one JSON object with the members `conn`, `db`, `user` and `addr`, of
+/// which `db` and `user` are null before the startup message was read. `Debug` prints the same, so that `conn = ?tag`
+/// and `conn = %tag` do.
+#[derive(Clone, Copy)]
 pub struct Tag<'a> {
     kind: char,
     id: u64,
@@ -57,6 +58,12 @@ impl Display for Tag<'_> {
         }
         let (database, user) = self.names.unwrap_or(("(nodb)", "(nouser)"));
         write!(out, "{}-{:#x}: {database}/{user}@{}", self.kind, self.id, Address(self.peer))
+    }
+}
+
+impl fmt::Debug for Tag<'_> {
+    fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
+        Display::fmt(self, out)
     }
 }
 

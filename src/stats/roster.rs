@@ -1,11 +1,12 @@
 //! Cards of live clients and servers: what SHOW reads, KILL orders and the janitor sweeps.
 //!
-//! A card is a connection's public face. Its task writes it with relaxed stores on the hot path; everybody else reads it,
-//! or leaves an [`Order`] on it and wakes the task. The roster itself is locked only when a connection comes or goes.
+//! A card is a connection's public face. Its task writes it with relaxed stores on the hot path; everybody else reads
+//! it, or leaves an [`Order`] on it and wakes the task. The roster itself is locked only when a connection comes or
+//! goes.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use std::time::SystemTime;
@@ -101,7 +102,7 @@ const SERVER_STATES: [ServerState; 6] = [
 ];
 
 /// Who a connection is for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Names {
     /// Database as the client names it.
     pub database: Arc<str>,
@@ -124,6 +125,8 @@ pub struct ClientCard {
     pub connected: Moment,
     /// Set once the startup message was read.
     pub names: OnceLock<Names>,
+    /// The pool it is a member of: with a forced user, not that of its own name. Set when it has logged in.
+    pub pool: OnceLock<Names>,
     /// The client's application_name, as last known.
     pub application_name: Mutex<Arc<str>>,
     /// Prepared statements the client holds.
@@ -132,6 +135,8 @@ pub struct ClientCard {
     pub replication: AtomicU8,
     /// Is this a console client?
     pub console: AtomicBool,
+    /// Has it been let in?
+    pub logged_in: AtomicBool,
     state: AtomicU8,
     link: AtomicU64,
     /// When the last request began; also when waiting began. Microseconds of [`Moment`].
@@ -156,10 +161,12 @@ impl ClientCard {
             connected_at,
             connected: now,
             names: OnceLock::new(),
+            pool: OnceLock::new(),
             application_name: Mutex::new(Arc::from("")),
             prepared_statements: AtomicU32::new(0),
             replication: AtomicU8::new(0),
             console: AtomicBool::new(false),
+            logged_in: AtomicBool::new(false),
             state: AtomicU8::new(ClientState::Login as u8),
             link: AtomicU64::new(0),
             request_at: AtomicU64::new(now.0),
@@ -404,6 +411,7 @@ impl ServerCard {
 #[derive(Debug, Default)]
 pub struct Roster {
     next_id: AtomicU64,
+    logging_in: AtomicUsize,
     clients: Mutex<HashMap<u64, Arc<ClientCard>>>,
     servers: Mutex<HashMap<u64, Arc<ServerCard>>>,
 }
@@ -418,6 +426,7 @@ impl Roster {
     pub fn enter_client(self: &Arc<Self>, card: ClientCard) -> EnteredClient {
         let card = Arc::new(card);
         lock(&self.clients).insert(card.id, card.clone());
+        self.logging_in.fetch_add(1, Relaxed);
         EnteredClient { roster: self.clone(), card }
     }
 
@@ -452,6 +461,11 @@ impl Roster {
         lock(&self.servers).get(&id).cloned()
     }
 
+    /// How many clients are logging in.
+    pub fn logging_in(&self) -> usize {
+        self.logging_in.load(Relaxed)
+    }
+
     /// How many clients there are, those logging in and the console's included.
     pub fn client_count(&self) -> usize {
         lock(&self.clients).len()
@@ -479,10 +493,19 @@ impl EnteredClient {
     pub fn card(&self) -> &Arc<ClientCard> {
         &self.card
     }
+
+    /// The client has logged in. Once.
+    pub fn logged_in(&self) {
+        if !self.card.logged_in.swap(true, Relaxed) {
+            self.card.set_state(ClientState::Active);
+            self.roster.logging_in.fetch_sub(1, Relaxed);
+        }
+    }
 }
 
 impl Drop for EnteredClient {
     fn drop(&mut self) {
+        self.logged_in();
         lock(&self.roster.clients).remove(&self.card.id);
     }
 }

@@ -18,8 +18,8 @@ pub const WARNING: &str = "WARNING";
 /// Severity of a message that is no error.
 pub const NOTICE: &str = "NOTICE";
 
-/// The SQLSTATEs we send. PgBouncer sends `08P01` for nearly everything; drivers tell "try again" from "never" by these,
-/// so each of ours fits its cause. Manual: "PostgreSQL Error Codes".
+/// The SQLSTATEs we send. PgBouncer sends `08P01` for nearly everything; drivers tell "try again" from "never" by
+/// these, so each of ours fits its cause. Manual: "PostgreSQL Error Codes".
 pub mod sqlstate {
     /// A notice that only informs.
     pub const SUCCESSFUL_COMPLETION: &str = "00000";

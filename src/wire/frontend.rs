@@ -19,8 +19,8 @@ pub enum Sent {
     Stray(usize),
 }
 
-/// What the bytes of a client at rest amount to. Messages of the extended protocol want no answer before a Flush or a Sync,
-/// so a server is asked for only then: half a request holds none.
+/// What the bytes of a client at rest amount to. Messages of the extended protocol want no answer before a Flush or a
+/// Sync, so a server is asked for only then: half a request holds none.
 ///
 /// # Errors
 /// The stream is broken.

@@ -4,8 +4,8 @@
 //!
 //! A first packet is a length that counts itself, a code, and what belongs to the code. Four codes are requests, all
 //! others are the version of a StartupMessage. [`First::read`] takes them off a buffer one at a time: after a refused
-//! SSLRequest or GSSENCRequest the client sends another. A client may also start TLS without asking; its first byte then
-//! is that of a TLS record, which can be no length we accept.
+//! SSLRequest or GSSENCRequest the client sends another. A client may also start TLS without asking; its first byte
+//! then is that of a TLS record, which can be no length we accept.
 //!
 //! Which parameters are followed, dropped or refused is decided in `protocol::parameters`; here they are only read.
 //! Postgres takes any bytes in them. We want UTF-8 where a text picks something (names, user, database, options), since

@@ -8,13 +8,16 @@
 //!  "addr":"10.0.0.7:5555","msg":"closing because: client close request (age=3s)"}
 //! ```
 //!
-//! In the first form a newline in the text is followed by a tab, as in PgBouncer's, so that nobody who chooses a name can
-//! forge a line; other control characters are written as `\x1b`. In both, a line ends at [`TEXT_MAX`] bytes of text.
+//! In the first form a newline in the text is followed by a tab, as in PgBouncer's, so that nobody who chooses a name
+//! can forge a line; other control characters are written as `\x1b`. In both, a line ends at [`TEXT_MAX`] bytes of
+//! text.
 
 use std::fmt::{self, Debug, Display, Write};
 
 use serde_json::Value;
 use tracing::field::{Field, Visit};
+
+use crate::config::LogFormat;
 
 /// How lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +26,15 @@ pub enum Format {
     Pgbouncer,
     /// One JSON object on each line.
     Json,
+}
+
+impl From<LogFormat> for Format {
+    fn from(setting: LogFormat) -> Format {
+        match setting {
+            LogFormat::Pgbouncer => Format::Pgbouncer,
+            LogFormat::Json => Format::Json,
+        }
+    }
 }
 
 /// The weight of a line, in PgBouncer's words.

@@ -1,8 +1,8 @@
 //! The time of day in front of a line.
 //!
-//! Pure: the time and the zone are arguments. `jiff` reads the zone as the C library does (`TZ`, then `/etc/localtime`),
-//! in any number of threads and without unsafe code, and knows its abbreviations, which PgBouncer prints; `time` refuses
-//! in a process with threads, and has no abbreviations.
+//! Pure: the time and the zone are arguments. `jiff` reads the zone as the C library does (`TZ`, then
+//! `/etc/localtime`), in any number of threads and without unsafe code, and knows its abbreviations, which PgBouncer
+//! prints; `time` refuses in a process with threads, and has no abbreviations.
 
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};

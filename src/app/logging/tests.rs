@@ -71,7 +71,7 @@ fn events_become_json_with_the_connection_taken_apart() {
     let card = card();
 
     let log = logged(&options(&dir, Format::Json), |_| {
-        tracing::warn!(conn = %Tag::client(&card), tries = 3, late = true, "two\nlines \"quoted\"");
+        tracing::warn!(conn = ?Tag::client(&card), tries = 3, late = true, "two\nlines \"quoted\"");
     });
 
     let mut value: Value = serde_json::from_str(log.trim_end()).unwrap();

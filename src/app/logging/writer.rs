@@ -1,8 +1,9 @@
 //! The log's queue, its thread, and the files it writes.
 //!
-//! [`Queue::push`] stamps a line and copies it to the queue's end under one short lock; the thread takes all there is and
-//! writes it in as few calls as it can. A line that comes alone is written at once. After a write the thread rests for
-//! [`LINGER`], so that a flood of lines costs one write for each rest instead of a wake-up and a write for each line.
+//! [`Queue::push`] stamps a line and copies it to the queue's end under one short lock; the thread takes all there is
+//! and writes it in as few calls as it can. A line that comes alone is written at once. After a write the thread rests
+//! for [`LINGER`], so that a flood of lines costs one write for each rest instead of a wake-up and a write for each
+//! line.
 //!
 //! Nothing here can stop a client: where more than [`PENDING_MAX`] bytes wait, further lines are dropped and counted; a
 //! stderr that nobody reads, a closed one, or a full disk loses its lines, alone and counted, and the other output goes

@@ -40,6 +40,16 @@ fn socket_path(dir: &TempDir) -> PathBuf {
 }
 
 #[test]
+fn the_settings_say_where() {
+    let options = ListenOptions::from_settings(&Settings::default());
+
+    assert_eq!((options.addresses.len(), options.port, options.backlog), (0, 6432, 128));
+    assert_eq!((options.unix_dir.as_str(), options.unix_mode, options.unix_group.as_str()), ("/tmp", 0o777, ""));
+    assert_eq!(options.tcp, TcpOptions::default());
+    assert!(options.defer_accept && !options.reuse_port);
+}
+
+#[test]
 fn a_tcp_listener_is_named_by_the_address_it_got() {
     let listening = listen(&on_tcp(&["127.0.0.1"])).unwrap();
 
@@ -121,6 +131,7 @@ fn a_unix_socket_has_its_mode_and_its_file_goes_with_it() {
 
     let listening = listen(&ListenOptions { unix_mode: 0o700, ..on_unix(&dir) }).unwrap();
 
+    assert!(listening.listeners[0].is_unix());
     assert_eq!(listening.listeners[0].name, format!("unix:{}", path.display()));
     assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
     UnixStream::connect(&path).unwrap();

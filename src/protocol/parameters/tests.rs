@@ -279,7 +279,8 @@ proptest! {
 
         let differ = want.iter().any(|(name, value)| {
             let theirs = have.get(name);
-            let equal = |theirs: &str| if name == "TimeZone" { theirs.eq_ignore_ascii_case(value) } else { theirs == value };
+            let words = name == "TimeZone";
+            let equal = |theirs: &str| theirs == value || words && theirs.eq_ignore_ascii_case(value);
             tracked.contains(name) && theirs.is_some_and(|theirs| !equal(theirs))
         });
         prop_assert_eq!(difference(&mut want, &have, &tracked).is_some(), differ);

@@ -1,0 +1,187 @@
+//! The pages made from the tables: the reference of all settings, and the sample files.
+//!
+//! Pure: text out. A test compares what these functions give with the files in the repository, and rewrites the files
+//! where `UPDATE_GOLDEN` is set, so that no page can tell of a setting that is not there or leave one out.
+
+use std::fmt::Write;
+
+use super::keys::{DATABASE_ROWS, PEER_ROWS, USER_ROWS};
+use super::settings::{Settings, Shown, table};
+use super::table::{Change, Origin, SettingInfo, Stage};
+
+/// The reference page, `docs/settings.md`.
+pub fn markdown() -> String {
+    let (theirs, ours): (Vec<_>, Vec<_>) = table().into_iter().partition(|row| row.origin == Origin::Pgbouncer);
+    let mut page = String::from(MARKDOWN_HEAD);
+    section(&mut page, "[pgbouncer]: the whole process", &theirs);
+    section(&mut page, "[pgbouncer]: pgweir's own", &ours);
+    section(&mut page, "[databases]: one database", &DATABASE_ROWS.iter().collect::<Vec<_>>());
+    section(&mut page, "[users]: one user", &USER_ROWS.iter().collect::<Vec<_>>());
+    section(&mut page, "[peers]: one peer", &PEER_ROWS.iter().collect::<Vec<_>>());
+    page
+}
+
+/// The sample `config/pgbouncer.ini`: a small set-up that works, and every other setting as a comment.
+pub fn sample_ini() -> String {
+    let mut file = String::from(INI_HEAD);
+    for (row, default) in defaults() {
+        let line = match SAMPLE.iter().find(|(name, _)| *name == row.name) {
+            Some((name, value)) => format!("{name} = {value}"),
+            None => format!(";{} = {default}", row.name).trim_end().to_string(),
+        };
+        let _ = write!(file, "\n; {}{}\n{line}\n", row.doc.trim(), later(row));
+    }
+    file
+}
+
+/// The sample `config/pgweir.toml`, which says the same.
+pub fn sample_toml() -> String {
+    let mut file = String::from(TOML_HEAD);
+    for (row, default) in defaults() {
+        let quoted = |text: &str| match text.parse::<f64>() {
+            Ok(_) if !text.starts_with('0') || text == "0" => text.to_string(),
+            _ => format!("\"{text}\""),
+        };
+        let line = match SAMPLE.iter().find(|(name, _)| *name == row.name) {
+            Some((name, value)) => format!("{name} = {}", quoted(value)),
+            None => format!("#{} = {}", row.name, quoted(&default)),
+        };
+        let _ = write!(file, "\n# {}{}\n{line}\n", row.doc.trim(), later(row));
+    }
+    file.push_str(TOML_TAIL);
+    file
+}
+
+/// What the samples set.
+const SAMPLE: &[(&str, &str)] = &[
+    ("admin_users", "admin"),
+    ("auth_file", "/etc/pgweir/userlist.txt"),
+    ("auth_type", "scram-sha-256"),
+    ("ignore_startup_parameters", "extra_float_digits"),
+    ("listen_addr", "127.0.0.1"),
+    ("pool_mode", "transaction"),
+];
+
+/// Every setting of the whole process, and its default as text: what it comes to where PgBouncer's is NULL.
+fn defaults() -> Vec<(&'static SettingInfo, String)> {
+    let text = |shown: Shown| shown.default.map(str::to_string).or(shown.value).unwrap_or_default();
+    table().into_iter().zip(Settings::default().show().into_iter().map(text)).collect()
+}
+
+fn section(page: &mut String, title: &str, rows: &[&'static SettingInfo]) {
+    let _ = write!(
+        page,
+        "\n## {title}\n\n| name | type | default | takes effect | what it does |\n|---|---|---|---|---|\n"
+    );
+    for row in rows {
+        let kind = match (row.kind, row.unit) {
+            ("word", _) => (row.expected)(),
+            (kind, "") => kind.to_string(),
+            (kind, unit) => format!("{kind}, {unit}"),
+        };
+        let default = match row.default {
+            None => "unset".to_string(),
+            Some("") => "empty".to_string(),
+            Some(text) => format!("`{text}`"),
+        };
+        let change = match row.change {
+            Change::Reload => "reload",
+            Change::Restart => "restart",
+        };
+        let name = row.name;
+        let doc = row.doc.trim().replace('|', "\\|");
+        let _ = writeln!(page, "| `{name}` | {kind} | {default} | {change} | {doc}{} |", later(row));
+    }
+}
+
+fn later(row: &SettingInfo) -> &'static str {
+    match row.stage {
+        Stage::Now => "",
+        Stage::Later => " (Not in this version.)",
+    }
+}
+
+/// The page's opening, up to the first table.
+const MARKDOWN_HEAD: &str = "\
+# Settings
+
+This page is made from the tables in `src/config/settings.rs` and `src/config/keys.rs` by
+`UPDATE_GOLDEN=1 cargo test --lib config::reference`; edit those.
+
+Settings come from a file, from the environment and from the command line, the later overriding the earlier:
+
+- `pgbouncer.ini`, as it stands for PgBouncer;
+- a file whose name ends in `.toml`, with the same names: `[pgweir]` for the settings of the whole process,
+  `[databases.NAME]`, `[users.NAME]` and `[peers.N]` for the rest (or a connection string for an entry);
+- the environment: `PGWEIR_` and the name in capitals, such as `PGWEIR_MAX_CLIENT_CONN`, for every setting of the first
+  two tables; and `DATABASE_URL`, which makes the fallback database `*` with the URL's server, user, password and
+  database, and lets the URL's user log in with the URL's password.
+
+A file with any problem is refused as a whole, and all its problems are listed, each with its line. Numbers are whole
+and may be octal (`0777`) or hexadecimal (`0x1f`), but are decimal in `[databases]`, `[users]` and `[peers]`; times are
+in decimal seconds without a suffix; switches are 0 or 1; words may be in capitals. Relative paths start at the working
+directory. What is marked \"not in this version\" is read and checked, and setting it is logged as a warning.
+
+What PgBouncer reads otherwise: it lets numbers out of range wrap and takes `3x` for 3 in `[databases]`; it goes on
+without an `auth_file` it cannot read, and with the lines above a broken one; it does not read names in double quotes,
+though its manual tells of them; it uses the first of several ports for all hosts. Each of these is a problem here, or
+does what was meant.
+";
+
+const INI_HEAD: &str = "\
+; A sample pgbouncer.ini for pgweir; docs/settings.md explains every setting.
+; Lines that start with ; are comments and show the defaults.
+
+[databases]
+; name = connection string. The name is what clients ask for; * is any name without a line of its own.
+;app = host=127.0.0.1 port=5432 dbname=app pool_size=25
+* = host=127.0.0.1 port=5432
+
+[users]
+; name = limits of one user
+;batch = pool_mode=session max_user_connections=5
+
+[peers]
+; number = host and port of another process that shares our port
+
+[pgbouncer]
+";
+
+const TOML_HEAD: &str = "\
+# A sample pgweir.toml; docs/settings.md explains every setting.
+# Lines that start with # are comments and show the defaults.
+
+[pgweir]
+";
+
+const TOML_TAIL: &str = "
+# The name is what clients ask for; \"*\" is any name without an entry of its own.
+[databases.\"*\"]
+host = \"127.0.0.1\"
+port = 5432
+
+#[databases.app]
+#host = [\"10.0.0.7\", \"10.0.0.8\"]
+#dbname = \"app\"
+#pool_size = 25
+
+#[users.batch]
+#pool_mode = \"session\"
+#max_user_connections = 5
+";
+
+/// The sample `config/userlist.txt`: how to write each kind of secret.
+pub const SAMPLE_USERLIST: &str = "\
+; One user per line: \"name\" \"secret\". A quote inside is written twice. Keep this file readable by pgweir alone.
+;
+; A secret is a password, md5 and 32 hexadecimal digits, or a SCRAM secret; take the latter two from the server:
+;   SELECT rolname, rolpassword FROM pg_authid WHERE rolcanlogin;
+; A SCRAM secret lets pgweir log in to that server as the user without knowing the password.
+;
+;\"app\" \"a password in clear text\"
+;\"old\" \"md5d57ab5a7b5b7f2c6a3b1e0e4a0d2c1f0\"
+;\"new\" \"SCRAM-SHA-256$4096:c2FsdA==$c3RvcmVka2V5:c2VydmVya2V5\"
+";
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,250 @@
+//! Draft → `Config`: names become fields, texts become values, and everything is checked.
+//!
+//! Pure: takes all that the front ends gathered and gives a configuration together with *all* its problems. Where a
+//! value is wrong the default stands in, so that checking can go on; `load` hands out the result only when there is no
+//! problem. What is right but has no effect in this version becomes a notice, each with its place.
+
+use std::collections::HashMap;
+
+use super::draft::{Draft, Entry, Group};
+use super::keys::{DATABASE_ROWS, DatabaseKeys, PEER_ROWS, PeerKeys, USER_ROWS, current_name};
+use super::problem::{Fault, Place, Problem, nearest};
+use super::settings::{Settings, table};
+use super::table::{Misfit, SettingInfo, Stage};
+use super::userlist::{SECRET_LENGTH_MAX, USER_LENGTH_MAX};
+use super::values::CONSOLE;
+use super::words::{AuthType, SslMode};
+use super::{Config, Database, Host, Peer, UserRules};
+
+/// The longest name of a database, in bytes, as in PostgreSQL.
+const DATABASE_LENGTH_MAX: usize = 63;
+
+/// The configuration a draft describes, and everything that is wrong with it, in the order of the files' lines.
+pub(super) fn resolve(draft: Draft) -> (Config, Vec<Problem>) {
+    let mut resolver = Resolver { problems: draft.problems, notices: draft.notices };
+    let settings = resolver.settings(&draft.settings);
+    let needs_users = !matches!(settings.auth_type, AuthType::Any) && settings.unsafe_to_run().is_empty();
+    if needs_users && settings.auth_file.is_none() && settings.auth_user.is_none() && draft.login.is_none() {
+        resolver.notices.push(format!("auth_type is {}, but auth_file is not set", settings.auth_type));
+    }
+
+    let mut config = Config::default();
+    for group in &draft.databases {
+        let database = resolver.database(group, &settings);
+        if config.databases.insert(group.name.clone(), database).is_some() && !matches!(group.place, Place::Variable(_))
+        {
+            resolver.notice(&group.place, &group.name, "stands here again; this one counts");
+        }
+    }
+    for group in &draft.users {
+        config.users.insert(group.name.clone(), resolver.user(group));
+    }
+    for group in &draft.peers {
+        config.peers.extend(resolver.peer(group));
+    }
+    if let Some((user, secret)) = draft.login {
+        config.secrets.add(user, secret);
+    }
+    config.settings = settings;
+    config.notices = resolver.notices;
+
+    let order: HashMap<&str, usize> = draft.files.iter().map(|file| file.as_ref()).zip(0..).collect();
+    let mut problems = resolver.problems;
+    problems.sort_by_key(|problem| match &problem.place {
+        Place::File(file) => (order.get(file.as_ref()).copied().unwrap_or(usize::MAX), 0),
+        Place::Line(file, line) => (order.get(file.as_ref()).copied().unwrap_or(usize::MAX), *line),
+        Place::Variable(_) | Place::CommandLine => (usize::MAX, u32::MAX),
+    });
+    (config, problems)
+}
+
+struct Resolver {
+    problems: Vec<Problem>,
+    notices: Vec<String>,
+}
+
+impl Resolver {
+    fn settings(&mut self, entries: &[Entry]) -> Settings {
+        let mut settings = Settings::default();
+        let mut places: HashMap<&str, &Place> = HashMap::new();
+        for entry in entries {
+            let misfit = settings.assign(&entry.key, entry.value.reveal()).err();
+            self.misfit(misfit, entry, "", &table());
+            places.insert(&entry.key, &entry.place);
+        }
+
+        let place = |name: &str| places.get(name).map_or(Place::CommandLine, |place| (*place).clone());
+        for (name, instead) in settings.unsafe_to_run() {
+            let row = settings.show().into_iter().find(|row| row.name == name);
+            let got = row.and_then(|row| row.value).unwrap_or_default();
+            self.problem(place(name), name, Fault::expected(instead, &got));
+        }
+        for row in settings.differences(&Settings::default()) {
+            // Not using TLS is what this version can promise.
+            let kept_anyway = row.name == "server_tls_sslmode"
+                && matches!(settings.server_tls_sslmode, SslMode::Disable | SslMode::Allow);
+            if row.stage == Stage::Later && !kept_anyway && settings.unsafe_to_run().iter().all(|(n, _)| *n != row.name)
+            {
+                self.later(&place(row.name), row.name);
+            }
+        }
+        if settings.default_pool_size > 0 && settings.min_pool_size > settings.default_pool_size {
+            self.notice(&place("min_pool_size"), "min_pool_size", "is more than default_pool_size, which counts");
+        }
+        settings
+    }
+
+    fn database(&mut self, group: &Group, settings: &Settings) -> Database {
+        let mut keys = DatabaseKeys::default();
+        for entry in &group.keys {
+            let misfit = keys.assign(current_name(&entry.key), entry.value.reveal()).err();
+            self.misfit(misfit, entry, &group.name, &DATABASE_ROWS.iter().collect::<Vec<_>>());
+        }
+        for row in keys.differences(&DatabaseKeys::default()).iter().filter(|row| row.stage == Stage::Later) {
+            self.later(place_of(group, row.name), &format!("{}: {}", group.name, row.name));
+        }
+
+        if group.name == CONSOLE {
+            let expected = format!("a name other than {CONSOLE}, which is the console's");
+            self.problem(group.place.clone(), &group.name, Fault::expected_unseen(expected));
+        }
+        self.limit(group, "", group.name.len(), DATABASE_LENGTH_MAX);
+        self.limit(group, "dbname", keys.dbname.as_ref().map_or(0, String::len), DATABASE_LENGTH_MAX);
+        self.limit(group, "user", keys.user.as_ref().map_or(0, String::len), USER_LENGTH_MAX);
+        self.limit(group, "password", keys.password.as_ref().map_or(0, |s| s.reveal().len()), SECRET_LENGTH_MAX);
+        if keys.password.is_some() && keys.user.is_none() {
+            self.notice(&group.place, &group.name, "has a password without a user; it has no effect");
+        }
+        let pool_size = keys.pool_size.unwrap_or(settings.default_pool_size);
+        if pool_size > 0 && keys.min_pool_size.is_some_and(|min| min > pool_size) {
+            self.notice(&group.place, &group.name, "has a min_pool_size above its pool_size, which counts");
+        }
+
+        let hosts = self.hosts(group, &keys, settings);
+        let startup = [
+            ("client_encoding", keys.client_encoding),
+            ("datestyle", keys.datestyle),
+            ("timezone", keys.timezone),
+            ("application_name", keys.application_name),
+        ];
+        Database {
+            name: group.name.clone(),
+            dbname: keys.dbname,
+            hosts,
+            user: keys.user,
+            password: keys.password,
+            auth_user: keys.auth_user,
+            auth_query: keys.auth_query,
+            auth_dbname: keys.auth_dbname,
+            pool_size: keys.pool_size,
+            min_pool_size: keys.min_pool_size,
+            reserve_pool_size: keys.reserve_pool_size,
+            pool_mode: keys.pool_mode,
+            max_db_connections: keys.max_db_connections,
+            max_db_client_connections: keys.max_db_client_connections,
+            server_lifetime: keys.server_lifetime,
+            query_wait_timeout: keys.query_wait_timeout,
+            load_balance_hosts: keys.load_balance_hosts,
+            connect_query: keys.connect_query,
+            startup: startup.into_iter().filter_map(|(name, value)| Some((name.to_string(), value?))).collect(),
+        }
+    }
+
+    /// The hosts of a database: each with its port, or all with the one port there is.
+    fn hosts(&mut self, group: &Group, keys: &DatabaseKeys, settings: &Settings) -> Vec<Host> {
+        let port = |n: usize| keys.port.get(n).or(keys.port.first()).copied().unwrap_or(5432);
+        if keys.host.is_empty() {
+            let Some(dir) = &settings.unix_socket_dir else {
+                let expected = "a host, since unix_socket_dir is empty";
+                self.problem(group.place.clone(), &group.name, Fault::expected_unseen(expected));
+                return Vec::new();
+            };
+            return vec![Host::Unix { dir: dir.clone(), port: port(0) }];
+        }
+        if keys.port.len() > 1 && keys.port.len() != keys.host.len() {
+            let expected = format!("one port, or {} as there are hosts", keys.host.len());
+            let place = place_of(group, "port").clone();
+            self.problem(place, &format!("{}: port", group.name), Fault::expected_unseen(expected));
+        }
+        keys.host.iter().enumerate().map(|(n, host)| Host::new(host, port(n))).collect()
+    }
+
+    fn user(&mut self, group: &Group) -> UserRules {
+        let mut rules = UserRules::default();
+        for entry in &group.keys {
+            let misfit = rules.assign(&entry.key, entry.value.reveal()).err();
+            self.misfit(misfit, entry, &group.name, &USER_ROWS.iter().collect::<Vec<_>>());
+        }
+        self.limit(group, "", group.name.len(), USER_LENGTH_MAX);
+        rules
+    }
+
+    fn peer(&mut self, group: &Group) -> Option<(u32, Peer)> {
+        let mut keys = PeerKeys::default();
+        for entry in &group.keys {
+            let misfit = keys.assign(&entry.key, entry.value.reveal()).err();
+            self.misfit(misfit, entry, &group.name, &PEER_ROWS.iter().collect::<Vec<_>>());
+        }
+        self.later(&group.place, &format!("peer {}", group.name));
+
+        let id = group.name.parse().ok().filter(|id| (1..=65_535).contains(id));
+        if id.is_none() {
+            let fault = Fault::expected("a peer's number from 1 to 65535", &group.name);
+            self.problem(group.place.clone(), &group.name, fault);
+        }
+        if keys.host.is_none() {
+            self.problem(group.place.clone(), &group.name, Fault::expected_unseen("a host"));
+        }
+        let port = keys.port.first().copied().unwrap_or(6432);
+        Some((id?, Peer { host: Host::new(&keys.host?, port), pool_size: keys.pool_size }))
+    }
+
+    /// Turns what `assign` refused into a problem; `owner` is the entry the key belongs to, empty for `[pgbouncer]`.
+    fn misfit(&mut self, misfit: Option<Misfit>, entry: &Entry, owner: &str, rows: &[&'static SettingInfo]) {
+        let fault = match misfit {
+            None => return,
+            Some(Misfit::Unknown) => {
+                let what = if owner.is_empty() { "setting" } else { "key" };
+                Fault::Unknown { what, near: nearest(&entry.key, rows.iter().map(|row| row.name)) }
+            }
+            Some(Misfit::Value(name)) => {
+                let row = rows.iter().find(|row| row.name == name);
+                let expected = row.map_or_else(String::new, |row| (row.expected)());
+                match row.is_some_and(|row| row.secret) {
+                    true => Fault::expected_unseen(expected),
+                    false => Fault::expected(expected, entry.value.reveal()),
+                }
+            }
+        };
+        let key = if owner.is_empty() { entry.key.clone() } else { format!("{owner}: {}", entry.key) };
+        self.problem(entry.place.clone(), &key, fault);
+    }
+
+    fn limit(&mut self, group: &Group, key: &str, length: usize, most: usize) {
+        if length > most {
+            let (key, what) = match key {
+                "" => (group.name.clone(), "a name"),
+                key => (format!("{}: {key}", group.name), "text"),
+            };
+            let expected = format!("{what} of at most {most} bytes");
+            self.problem(group.place.clone(), &key, Fault::expected_unseen(expected));
+        }
+    }
+
+    fn problem(&mut self, place: Place, key: &str, fault: Fault) {
+        self.problems.push(Problem { place, key: key.to_string(), fault });
+    }
+
+    fn later(&mut self, place: &Place, what: &str) {
+        self.notice(place, what, "has no effect in this version");
+    }
+
+    fn notice(&mut self, place: &Place, what: &str, fact: &str) {
+        self.notices.push(format!("{place}: {what} {fact}"));
+    }
+}
+
+/// Where a key of an entry stands; the entry itself where the key is not written.
+fn place_of<'a>(group: &'a Group, key: &str) -> &'a Place {
+    group.keys.iter().rfind(|entry| entry.key == key).map_or(&group.place, |entry| &entry.place)
+}

@@ -1,0 +1,297 @@
+//! What a client holds: a waiter for its life, a ticket while it is in line, a lease while it has a server.
+//!
+//! Each gives up by being dropped. A dropped ticket leaves the line, and where a grant had just been made, the
+//! untouched server goes back. A dropped lease *closes* its server: only [`Lease::release`] says that the server is
+//! clean, so a dirty one cannot come back by omission.
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex};
+
+use super::orders::Loan;
+use super::waiting::Place;
+use super::{Kept, Pool, lock};
+use crate::net::world;
+use crate::server::{ConnectError, Server};
+use crate::stats::counters::bump;
+use crate::stats::lines::{self, Tag};
+use crate::stats::moment::Moment;
+use crate::stats::roster::{ClientCard, ClientState, ServerState};
+
+/// The answer of [`Pool::ask`].
+pub enum Ask {
+    /// Here it is.
+    Granted(Lease),
+    /// In line. The client's card is woken when there is news for the ticket.
+    Waiting(Ticket),
+    /// Not even in line.
+    Refused(Refusal),
+}
+
+/// Why a client gets no server.
+#[derive(Clone, Debug)]
+pub enum Refusal {
+    /// `query_wait_timeout` passed.
+    QueryWaitTimeout,
+    /// The pool has no usable server, and the login of the next one was turned down for good: the server's own words.
+    ServerLoginFailed(Arc<ConnectError>),
+    /// The pool has no server, and the last attempt failed less than `server_login_retry` ago: the cached error.
+    LoginRetry(Arc<ConnectError>),
+    /// The database is no longer configured.
+    DatabaseGone,
+    /// KILL.
+    Killed,
+    /// The process stops.
+    Shutdown,
+}
+
+impl fmt::Display for Refusal {
+    /// PgBouncer's words.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::QueryWaitTimeout => out.write_str("query_wait_timeout"),
+            Refusal::ServerLoginFailed(error) => out.write_str(&error.message),
+            Refusal::LoginRetry(error) => {
+                write!(out, "server login has been failing, cached error: {} (server_login_retry)", error.message)
+            }
+            Refusal::DatabaseGone => out.write_str("database removed"),
+            Refusal::Killed => out.write_str("admin forced disconnect"),
+            Refusal::Shutdown => out.write_str("server shutting down"),
+        }
+    }
+}
+
+/// How a pool reaches one client. Made once for each client, used again for each wait.
+pub struct Waiter {
+    card: Arc<ClientCard>,
+    pool: Arc<Pool>,
+    slot: Mutex<Slot>,
+}
+
+/// Where the answer to a wait is put.
+struct Slot {
+    /// Number of the present wait, or of the last.
+    turn: u64,
+    /// Is the client still waiting?
+    open: bool,
+    /// Is a notice due (`query_wait_notify`)?
+    notice: bool,
+    outcome: Option<Outcome>,
+}
+
+/// How a wait ends.
+pub(super) enum Outcome {
+    Granted { kept: Kept, loan: Loan, waited_us: u64 },
+    Refused(Refusal),
+}
+
+impl Waiter {
+    /// For the client with this card, in this pool.
+    pub fn new(card: Arc<ClientCard>, pool: Arc<Pool>) -> Arc<Waiter> {
+        Arc::new(Waiter { card, pool, slot: Mutex::new(Slot { turn: 0, open: false, notice: false, outcome: None }) })
+    }
+
+    /// The client's card.
+    pub fn card(&self) -> &Arc<ClientCard> {
+        &self.card
+    }
+
+    /// The pool.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// Opens the slot for a new wait.
+    pub(super) fn begin(self: &Arc<Waiter>) -> Turn {
+        let mut slot = lock(&self.slot);
+        debug_assert!(!slot.open, "one wait at a time");
+        slot.turn += 1;
+        slot.open = true;
+        slot.notice = false;
+        Turn { waiter: self.clone(), turn: slot.turn }
+    }
+
+    /// Closes the slot: there will be no answer.
+    pub(super) fn give_up(&self) {
+        lock(&self.slot).open = false;
+    }
+}
+
+/// One wait of one client, as the line knows it.
+#[derive(Clone)]
+pub(super) struct Turn {
+    waiter: Arc<Waiter>,
+    turn: u64,
+}
+
+impl Turn {
+    /// Puts the answer into the slot and wakes the client.
+    ///
+    /// # Errors
+    /// The client no longer waits; it gives the answer back.
+    pub(super) fn deliver(&self, outcome: Outcome) -> Result<(), Outcome> {
+        let mut slot = lock(&self.waiter.slot);
+        if !slot.open || slot.turn != self.turn {
+            return Err(outcome);
+        }
+        slot.outcome = Some(outcome);
+        drop(slot);
+        self.waiter.card.wake();
+        Ok(())
+    }
+
+    /// Makes a notice due and wakes the client.
+    pub(super) fn notify(&self) {
+        let mut slot = lock(&self.waiter.slot);
+        if slot.open && slot.turn == self.turn {
+            slot.notice = true;
+            drop(slot);
+            self.waiter.card.wake();
+        }
+    }
+}
+
+/// A place in line; dropping it leaves.
+pub struct Ticket {
+    waiter: Arc<Waiter>,
+    place: Place,
+    worker: usize,
+}
+
+impl Ticket {
+    pub(super) fn new(waiter: &Arc<Waiter>, place: Place, worker: usize) -> Ticket {
+        waiter.card.set_state(ClientState::Waiting);
+        Ticket { waiter: waiter.clone(), place, worker }
+    }
+
+    /// The outcome, once there is one. The client's card is woken when it is worth asking; after an answer there is
+    /// none other.
+    pub fn poll(&mut self) -> Option<Result<Lease, Refusal>> {
+        let mut slot = lock(&self.waiter.slot);
+        let outcome = slot.outcome.take()?;
+        slot.open = false;
+        drop(slot);
+        self.waiter.card.set_state(ClientState::Active);
+        match outcome {
+            Outcome::Granted { kept, loan, waited_us } => {
+                let shard = self.waiter.pool.counters.shard(self.worker);
+                bump(&shard.server_assignment_count, 1);
+                bump(&shard.wait_time, waited_us);
+                Some(Ok(Lease::begin(kept, loan, &self.waiter)))
+            }
+            Outcome::Refused(refusal) => Some(Err(refusal)),
+        }
+    }
+
+    /// Is the client to be told that it waits (`query_wait_notify`)? True at most once for each wait.
+    pub fn notice_due(&mut self) -> bool {
+        std::mem::take(&mut lock(&self.waiter.slot).notice)
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let pool = &self.waiter.pool;
+        let was_open = std::mem::replace(&mut lock(&self.waiter.slot).open, false);
+        if !was_open {
+            return;
+        }
+        self.waiter.card.set_state(ClientState::Active);
+        // Out of the line, or else an order for this turn was made: it finds the slot closed, or is in it by now.
+        drop(pool.lock().client_left(self.place));
+        let outcome = lock(&self.waiter.slot).outcome.take();
+        if let Some(Outcome::Granted { kept, loan, .. }) = outcome {
+            pool.shelve(kept, loan, world::now());
+        }
+    }
+}
+
+/// A server on loan. Dropping it closes the server; [`Lease::release`] gives it back clean.
+pub struct Lease {
+    /// Nothing only while `self` is on its way out.
+    held: Option<(Kept, Loan)>,
+    waiter: Arc<Waiter>,
+}
+
+impl Lease {
+    pub(super) fn begin(kept: Kept, loan: Loan, waiter: &Arc<Waiter>) -> Lease {
+        let card = kept.server.card();
+        card.set_state(ServerState::Active);
+        card.set_link(waiter.card.id);
+        waiter.card.set_link(card.id);
+        Lease { held: Some((kept, loan)), waiter: waiter.clone() }
+    }
+
+    /// Gives the server back. It must be at rest: outside of a transaction, nothing owed, nothing of the client's left
+    /// in its streams.
+    pub fn release(mut self, now: Moment) {
+        if let Some((kept, loan)) = self.take() {
+            self.waiter.pool.come_home(kept, loan, now);
+        }
+    }
+
+    /// Gives the server back to which nothing was sent: no reset is due.
+    pub fn release_untouched(mut self, now: Moment) {
+        if let Some((kept, loan)) = self.take() {
+            match kept.server.card().cancels.load(std::sync::atomic::Ordering::SeqCst) {
+                0 => self.waiter.pool.shelve(kept, loan, now),
+                _ => self.waiter.pool.hold_back(kept, loan),
+            }
+        }
+    }
+
+    /// Closes the server; the reason goes to the log.
+    pub fn close(mut self, reason: &str) {
+        self.close_for(reason);
+    }
+
+    /// The pool the server belongs to.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.waiter.pool
+    }
+
+    /// The server, no longer linked to the client: cancel requests for the client no longer mean it.
+    fn take(&mut self) -> Option<(Kept, Loan)> {
+        let (kept, loan) = self.held.take()?;
+        self.waiter.card.set_link(0);
+        kept.server.card().set_link(0);
+        Some((kept, loan))
+    }
+
+    fn close_for(&mut self, reason: &str) {
+        if let Some((kept, loan)) = self.take() {
+            self.waiter.pool.discard(kept, loan, reason, world::now());
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.close_for("client disconnect while server was not ready");
+    }
+}
+
+const HELD: &str = "a lease has its server until it is given back, which consumes it";
+
+impl Deref for Lease {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.held.as_ref().expect(HELD).0.server
+    }
+}
+
+impl DerefMut for Lease {
+    fn deref_mut(&mut self) -> &mut Server {
+        &mut self.held.as_mut().expect(HELD).0.server
+    }
+}
+
+/// PgBouncer's line for the end of a server.
+pub(super) fn log_closing(server: &Server, reason: &str, wanted: bool, now: Moment) {
+    if wanted {
+        let card = server.card();
+        let line = lines::closing(reason, now.since(card.connected));
+        tracing::info!(conn = ?Tag::server(card), "{line}");
+    }
+}

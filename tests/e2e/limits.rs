@@ -1,0 +1,115 @@
+//! How many clients may come: in all, by database, by user.
+
+use crate::support::{Client, Login, Postgres, Setup, eventually};
+
+#[test]
+fn max_client_conn_refuses_the_next_and_lets_it_in_when_one_has_left() {
+    let proxy = Setup::new().set("max_client_conn", 2).start();
+    let first = proxy.client();
+    let _second = proxy.client();
+
+    assert_eq!(proxy.login().refusal(), "no more connections allowed (max_client_conn)");
+    first.leave();
+
+    eventually("there is room again", || proxy.login().attempt().ok());
+}
+
+#[test]
+fn the_console_is_open_even_when_max_client_conn_is_reached() {
+    let proxy = Setup::new().set("max_client_conn", 1).start();
+    let _only = proxy.client();
+
+    assert_eq!(proxy.show("STATE").rows.len(), 3);
+}
+
+#[test]
+fn max_db_client_connections_counts_all_users_of_the_database() {
+    let other = Postgres::shared().role();
+    for setup in [
+        Setup::new().set("max_db_client_connections", 2),
+        Setup::new().database("app", "max_db_client_connections=2"),
+        Setup::new().set("max_db_client_connections", 1).database("app", "max_db_client_connections=2"),
+    ] {
+        let proxy = setup.database("roomy", "max_db_client_connections=5").secret(&other, "").start();
+        let first = proxy.client();
+        let _second = proxy.login().user(&other).client();
+
+        let refusal = proxy.login().refusal();
+
+        assert_eq!(refusal, "client connections exceeded (max_db_client_connections)");
+        let _elsewhere = proxy.login().database("roomy").client();
+        first.leave();
+        eventually("there is room again", || proxy.login().attempt().ok());
+    }
+}
+
+#[test]
+fn max_user_client_connections_counts_the_user_over_all_databases() {
+    let other = Postgres::shared().role();
+    for setup in [
+        Setup::new().set("max_user_client_connections", 2),
+        Setup::new().own_user("max_user_client_connections=2"),
+        Setup::new().set("max_user_client_connections", 1).own_user("max_user_client_connections=2"),
+    ] {
+        let proxy = setup.database("app", "").database("app2", "").secret(&other, "").start();
+        let first = proxy.client();
+        let _second = proxy.login().database("app2").client();
+
+        let refusal = proxy.login().refusal();
+
+        assert_eq!(refusal, "client connections exceeded (max_user_client_connections)");
+        let _another: Client = proxy.login().user(&other).client();
+        first.leave();
+        eventually("there is room again", || proxy.login().attempt().ok());
+    }
+}
+
+#[test]
+fn refused_logins_do_not_count() {
+    let setup = Setup::new().set("auth_type", "plain").set("max_client_conn", 3).set("max_user_client_connections", 3);
+    let role = setup.role().to_owned();
+    let proxy = setup.secret(&role, "right").start();
+
+    for _ in 0..10 {
+        assert_eq!(proxy.login().password("wrong").refusal(), "password authentication failed");
+    }
+
+    let login = proxy.login().password("right");
+    let clients: Vec<Client> = (0..3).map(|_| eventually("the refused have left", || login.attempt().ok())).collect();
+    assert_eq!(clients.len(), 3);
+}
+
+#[test]
+fn current_counts_show_in_databases_and_users() {
+    let proxy = Setup::new()
+        .set("max_client_conn", 50)
+        .database("app", "max_db_client_connections=7 max_db_connections=6 pool_size=5")
+        .own_user("max_user_connections=4 max_user_client_connections=9")
+        .start();
+    let mut client = proxy.client();
+    let _other: Client = Login::to(proxy.port).user(&proxy.role).database("app").client();
+    client.pid();
+
+    let databases = proxy.show("DATABASES");
+    let database = databases.find(&[("name", "app")]).unwrap();
+    let users = proxy.show("USERS");
+    let user = users.find(&[("name", &proxy.role)]).unwrap();
+
+    for (column, value) in [
+        ("pool_size", "5"),
+        ("max_connections", "6"),
+        ("current_connections", "1"),
+        ("max_client_connections", "7"),
+        ("current_client_connections", "2"),
+    ] {
+        assert_eq!(database[column], value, "{column}");
+    }
+    for (column, value) in [
+        ("max_user_connections", "4"),
+        ("current_connections", "1"),
+        ("max_user_client_connections", "9"),
+        ("current_client_connections", "2"),
+    ] {
+        assert_eq!(user[column], value, "{column}");
+    }
+}

@@ -1,0 +1,166 @@
+//! One private PostgreSQL for the whole run: own data folder, loopback and Unix socket only, no fsync.
+//!
+//! Tests share it and stay apart by role: each asks for a role of its own ([`Postgres::role`]) and counts only that
+//! role's backends. How a role must prove itself is decided by the group it is in: `by_password`, `by_md5`, `by_scram`;
+//! all others are trusted.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use super::script::{Client, Login};
+use super::warden::{command_as_account, warden};
+
+const CONF: &str = "\
+fsync = off
+full_page_writes = off
+synchronous_commit = off
+autovacuum = off
+max_connections = 400
+shared_buffers = 32MB
+wal_level = minimal
+max_wal_senders = 0
+listen_addresses = '127.0.0.1'
+log_timezone = 'UTC'
+timezone = 'UTC'
+";
+
+const HBA: &str = "\
+local all all              trust
+host  all +by_password all password
+host  all +by_md5      all md5
+host  all +by_scram    all scram-sha-256
+host  all all          all trust
+";
+
+/// The server that all tests of the run share.
+pub(crate) struct Postgres {
+    /// Its TCP port on 127.0.0.1, also the number in its Unix socket's name.
+    pub(crate) port: u16,
+    /// The folder its Unix socket is in.
+    pub(crate) socket_dir: PathBuf,
+}
+
+impl Postgres {
+    /// The run's server, started by whoever asks first.
+    pub(crate) fn shared() -> &'static Postgres {
+        static SERVER: OnceLock<Postgres> = OnceLock::new();
+        SERVER.get_or_init(Postgres::start)
+    }
+
+    fn start() -> Postgres {
+        let dir = warden().dir();
+        let data = dir.join("data");
+        let initdb = command_as_account(&bindir().join("initdb"))
+            .current_dir(dir)
+            .args(["-U", "postgres", "-E", "UTF8", "--locale=C", "--no-sync", "-A", "trust", "-D"])
+            .arg(&data)
+            .output()
+            .expect("initdb runs");
+        assert!(initdb.status.success(), "initdb: {}", String::from_utf8_lossy(&initdb.stderr));
+
+        let port = free_port();
+        let settings = format!("{CONF}port = {port}\nunix_socket_directories = '{}'\n", dir.display());
+        fs::write(data.join("postgresql.auto.conf"), settings).unwrap();
+        fs::write(data.join("pg_hba.conf"), HBA).unwrap();
+        let log = fs::File::create(dir.join("postgres.log")).unwrap();
+        let server = command_as_account(&bindir().join("postgres"))
+            .current_dir(dir)
+            .arg("-D")
+            .arg(&data)
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("postgres runs");
+        warden().add_server(server.id());
+
+        let postgres = Postgres { port, socket_dir: dir.to_path_buf() };
+        postgres.await_start(&dir.join("postgres.log"));
+        postgres.furnish();
+        postgres
+    }
+
+    fn await_start(&self, log: &Path) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while Login::to(self.port).user("postgres").database("postgres").attempt().is_err() {
+            let log = || fs::read_to_string(log).unwrap_or_default();
+            assert!(Instant::now() < deadline, "PostgreSQL did not start:\n{}", log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn furnish(&self) {
+        let mut admin = Login::to(self.port).user("postgres").database("postgres").client();
+        admin.ok("CREATE ROLE by_password; CREATE ROLE by_md5; CREATE ROLE by_scram");
+        admin.ok("CREATE DATABASE e2e");
+        self.admin().ok("GRANT ALL ON SCHEMA public TO PUBLIC");
+    }
+
+    /// A superuser's session in the database `e2e`, past any pooler.
+    pub(crate) fn admin(&self) -> Client {
+        Login::to(self.port).user("postgres").database("e2e").client()
+    }
+
+    /// A new role that may log in, which the server trusts.
+    pub(crate) fn role(&self) -> String {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let name = format!("app{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        self.admin().ok(&format!("CREATE ROLE {name} LOGIN"));
+        name
+    }
+
+    /// A new role with a password, in the group that says how the server has it proven; returns the name and the
+    /// secret as the server stores it.
+    pub(crate) fn role_with_password(&self, group: &str, password: &str, encryption: &str) -> (String, String) {
+        let name = self.role();
+        let mut admin = self.admin();
+        admin.ok(&format!("SET password_encryption = '{encryption}'; ALTER ROLE {name} PASSWORD '{password}'"));
+        admin.ok(&format!("GRANT {group} TO {name}"));
+        let stored = admin.value(&format!("SELECT rolpassword FROM pg_authid WHERE rolname = '{name}'"));
+        (name, stored)
+    }
+
+    /// How many backends the role has right now.
+    pub(crate) fn backends(&self, role: &str) -> usize {
+        self.pids(role).len()
+    }
+
+    /// The process ids of the role's backends.
+    pub(crate) fn pids(&self, role: &str) -> Vec<String> {
+        let sql = format!("SELECT pid FROM pg_stat_activity WHERE usename = '{role}' ORDER BY backend_start");
+        self.admin().ok(&sql).rows().into_iter().map(|row| row[0].clone().unwrap()).collect()
+    }
+}
+
+/// The folder of the newest PostgreSQL's programs.
+pub(crate) fn bindir() -> &'static Path {
+    static BINDIR: OnceLock<PathBuf> = OnceLock::new();
+    BINDIR.get_or_init(|| {
+        let from_pg_config = Command::new("pg_config").arg("--bindir").output().ok();
+        let told = from_pg_config.map(|output| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()));
+        let version = |path: &PathBuf| {
+            path.parent().and_then(|dir| dir.file_name()?.to_str()?.parse::<u32>().ok()).unwrap_or_default()
+        };
+        let mut debian: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
+            .map(|entries| entries.flatten().map(|entry| entry.path().join("bin")).collect())
+            .unwrap_or_default();
+        debian.sort_by_key(version);
+        let known = told.into_iter().chain(debian.into_iter().rev()).find(|dir| dir.join("initdb").exists());
+        known.expect("PostgreSQL's server programs are installed (apt-get install postgresql)")
+    })
+}
+
+/// A loopback port nobody listens on, below the range the kernel gives to outgoing connections.
+pub(crate) fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = 10_000 + ((std::process::id() * 613 + step) % 20_000) as u16;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! House style that a machine can check: floors, purity, sizes. Reads `src` as text and reports all it finds at once.
+//!
+//! - A room imports rooms on lower floors only, and rooms on one floor do not import each other.
+//! - A file whose header says `Pure:` has nothing to do with tasks, locks, sockets, files or clocks (its tests may).
+//! - No line above 120 characters, no file above 900 lines, nothing left for later.
+
+use std::path::Path;
+
+/// Every room and its floor. A new room needs a line here.
+const FLOORS: [(&str, u8); 15] = [
+    ("wire", 0),
+    ("protocol", 1),
+    ("config", 1),
+    ("stats", 1),
+    ("auth", 2),
+    ("net", 2),
+    ("server", 3),
+    ("pool", 4),
+    ("cancel", 4),
+    ("admin", 5),
+    ("client", 6),
+    ("doctor", 7),
+    ("web", 7),
+    ("app", 8),
+    ("main", 9),
+];
+
+/// What a pure file does not mention.
+const IMPURE: [&str; 17] = [
+    "tokio",
+    "async",
+    "await",
+    "Mutex",
+    "RwLock",
+    "Condvar",
+    "TcpStream",
+    "TcpListener",
+    "UdpSocket",
+    "UnixStream",
+    "UnixListener",
+    "UnixDatagram",
+    "Instant",
+    "SystemTime::now",
+    "std::fs",
+    "std::thread",
+    "std::env",
+];
+
+const LINE_CHARS_MAX: usize = 120;
+const FILE_LINES_MAX: usize = 900;
+const LEFT_FOR_LATER: [&str; 2] = ["TODO", "FIXME"];
+
+#[test]
+fn the_house_is_tidy() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut findings = Vec::new();
+
+    let files = check_folder(&src, &src, &mut findings);
+
+    findings.sort();
+    assert!(files > 10, "only {files} files were read");
+    assert!(findings.is_empty(), "{} findings:\n{}", findings.len(), findings.join("\n"));
+}
+
+fn check_folder(folder: &Path, src: &Path, findings: &mut Vec<String>) -> usize {
+    let mut files = 0;
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("a folder's entry").path();
+        if path.is_dir() {
+            files += check_folder(&path, src, findings);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let name = path.strip_prefix(src).expect("a path below src").to_string_lossy().replace('\\', "/");
+            findings.extend(check_file(&name, &std::fs::read_to_string(&path).expect("a text")));
+            files += 1;
+        }
+    }
+    files
+}
+
+/// What is wrong with the file `name`, a path below `src`, with this text.
+fn check_file(name: &str, text: &str) -> Vec<String> {
+    let code = without_comments(text);
+    let is_pure = text.lines().take_while(|line| line.starts_with("//!")).any(|line| line.contains("Pure:"));
+    let mut findings = sizes(text);
+    findings.extend(floors(name, &code));
+    if is_pure {
+        findings.extend(purity(&code));
+    }
+    findings.into_iter().map(|(line, what)| format!("src/{name}:{line}: {what}")).collect()
+}
+
+fn sizes(text: &str) -> Vec<(usize, String)> {
+    let mut findings = Vec::new();
+    for (line, text) in (1..).zip(text.lines()) {
+        let chars = text.chars().count();
+        if chars > LINE_CHARS_MAX {
+            findings.push((line, format!("{chars} characters, at most {LINE_CHARS_MAX}")));
+        }
+        let words = LEFT_FOR_LATER.iter().filter(|word| mentions(text, word));
+        findings.extend(words.map(|word| (line, format!("{word}: do it or leave it"))));
+    }
+    let lines = text.lines().count();
+    if lines > FILE_LINES_MAX {
+        findings.push((lines, format!("{lines} lines, at most {FILE_LINES_MAX}")));
+    }
+    findings
+}
+
+fn floors(name: &str, code: &str) -> Vec<(usize, String)> {
+    let room = name.split('/').next().unwrap_or_default().trim_end_matches(".rs");
+    if room == "lib" {
+        return Vec::new();
+    }
+    let Some(floor) = floor_of(room) else {
+        return vec![(1, format!("room {room} has no floor in tests/tidy.rs"))];
+    };
+    let verdict = |(line, other): (usize, String)| match floor_of(&other)? {
+        _ if other == room => None,
+        above if above > floor => Some((line, format!("{room} ({floor}) imports {other} ({above}) above it"))),
+        same if same == floor => Some((line, format!("{room} imports {other} beside it ({floor})"))),
+        _ => None,
+    };
+    imports(code).into_iter().filter_map(verdict).collect()
+}
+
+fn purity(code: &str) -> Vec<(usize, String)> {
+    let code = code.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+    let words = |(line, text)| {
+        let found = IMPURE.iter().filter(move |word| mentions(text, word));
+        found.map(move |word| (line, format!("a pure file mentions {word}")))
+    };
+    (1..).zip(code.lines()).flat_map(words).collect()
+}
+
+fn floor_of(room: &str) -> Option<u8> {
+    FLOORS.iter().find(|(name, _)| *name == room).map(|(_, floor)| *floor)
+}
+
+/// The text without what follows `//` on any line. Good enough here: a string with `//` in it loses its end.
+fn without_comments(text: &str) -> String {
+    text.lines().flat_map(|line| [line.split("//").next().unwrap_or_default(), "\n"]).collect()
+}
+
+/// The names that follow `crate::`, also those in a group in braces, each with the line of its `crate::`.
+fn imports(code: &str) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    for (at, path) in code.match_indices("crate::") {
+        let line = code[..at].lines().count().max(1) + usize::from(code[..at].ends_with('\n'));
+        let rest = &code[at + path.len()..];
+        let names = match rest.strip_prefix('{') {
+            Some(group) => names_in_group(group),
+            None => vec![first_name(rest)],
+        };
+        found.extend(names.into_iter().map(|name| (line, name)));
+    }
+    found
+}
+
+/// The names at the start and behind each comma up to the closing brace, those in inner braces left out.
+fn names_in_group(group: &str) -> Vec<String> {
+    let mut names = vec![first_name(group)];
+    let mut depth = 1;
+    for (at, char) in group.char_indices() {
+        match char {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 1 => names.push(first_name(&group[at + 1..])),
+            _ => {}
+        }
+        if depth == 0 {
+            break;
+        }
+    }
+    names
+}
+
+fn first_name(text: &str) -> String {
+    text.trim_start().chars().take_while(|char| is_word(*char)).collect()
+}
+
+fn is_word(char: char) -> bool {
+    char.is_alphanumeric() || char == '_'
+}
+
+/// Does `word` occur in `text`, not as part of a longer one?
+fn mentions(text: &str, word: &str) -> bool {
+    text.match_indices(word)
+        .any(|(at, _)| !text[..at].ends_with(is_word) && !text[at + word.len()..].starts_with(is_word))
+}
+
+#[test]
+fn an_import_from_above_or_beside_is_found() {
+    assert_eq!(check_file("auth/x.rs", "use crate::net::world;"), ["src/auth/x.rs:1: auth imports net beside it (2)"]);
+    assert_eq!(
+        check_file("pool/mod.rs", "\nfn f() { crate::app::run() }"),
+        ["src/pool/mod.rs:2: pool (4) imports app (8) above it"]
+    );
+    assert_eq!(check_file("hall/x.rs", ""), ["src/hall/x.rs:1: room hall has no floor in tests/tidy.rs"]);
+}
+
+#[test]
+fn groups_of_imports_are_looked_into() {
+    let group = "\nuse crate::{\n    config::{Config, admin},\n    wire,\n    client::session,\n};";
+
+    let names: Vec<String> = imports(group).into_iter().map(|(_, name)| name).collect();
+
+    assert_eq!(names[..3], ["config", "wire", "client"]);
+    assert_eq!(check_file("server/x.rs", group), ["src/server/x.rs:2: server (3) imports client (6) above it"]);
+}
+
+#[test]
+fn imports_from_below_and_from_the_room_itself_are_welcome() {
+    let text = "use crate::wire::error::{pool, app};\nuse crate::server::Server;\n/// See [`crate::app`].\nstruct X;";
+
+    assert_eq!(check_file("server/x.rs", text), [""; 0]);
+}
+
+#[test]
+fn a_clock_or_lock_in_a_pure_file_is_found() {
+    for line in ["use tokio::net;", "let a = b.await;", "x: Mutex<u8>,", "let t = Instant::now();", "use std::fs;"] {
+        assert_eq!(check_file("wire/x.rs", &format!("//! Pure: yes.\n{line}\n")).len(), 1, "{line}");
+        assert_eq!(check_file("wire/x.rs", &format!("//! Not so.\n{line}\n")).len(), 0, "{line}");
+    }
+    let fine = "//! Pure: no tokio.\n// no Mutex either\nfn awaited() {}\n#[cfg(test)]\nmod tests { use std::fs; }\n";
+    assert_eq!(check_file("wire/x.rs", fine), [""; 0]);
+}
+
+#[test]
+fn long_lines_long_files_and_notes_for_later_are_found() {
+    assert_eq!(check_file("lib.rs", &"é".repeat(121)), ["src/lib.rs:1: 121 characters, at most 120"]);
+    assert_eq!(check_file("lib.rs", &"é".repeat(120)), [""; 0]);
+    assert_eq!(check_file("lib.rs", &"\n".repeat(901)).len(), 1);
+    assert_eq!(check_file("lib.rs", "// FIXME later").len(), 1);
+}
