@@ -58,8 +58,8 @@ fn report(what: &str, reuse: Reuse, worker: usize, round: fn(&Pool, usize)) {
 /// Somebody asks while servers are idle.
 fn idle_pool(pool: &Pool, worker: usize) {
     for turn in 0..TURNS {
-        let (server, loan) = pool.lock().unwrap().take(worker).expect("all are idle");
-        let returned = pool.lock().unwrap().server_released(black_box(server), loan, Moment(turn));
+        let (server, loan) = pool.lock().expect("no thread panicked").take(worker).expect("all are idle");
+        let returned = pool.lock().expect("no thread panicked").server_released(black_box(server), loan, Moment(turn));
         assert!(matches!(returned, Returned::Rests));
     }
 }
@@ -67,16 +67,16 @@ fn idle_pool(pool: &Pool, worker: usize) {
 /// Everything is on loan, and somebody is always in line.
 fn busy_pool(pool: &Pool, worker: usize) {
     let mut lent = Vec::new();
-    while let Some(away) = pool.lock().unwrap().take(worker) {
+    while let Some(away) = pool.lock().expect("no thread panicked").take(worker) {
         lent.push(away);
     }
     for turn in 0..TURNS {
-        let mut scheduler = pool.lock().unwrap();
+        let mut scheduler = pool.lock().expect("no thread panicked");
         scheduler.client_waits(1, worker, Moment(turn)).expect("the line is open");
         assert!(scheduler.next_order().is_none(), "the pool is full");
         drop(scheduler);
         let (server, loan) = lent.pop().expect("one is lent");
-        match pool.lock().unwrap().server_released(black_box(server), loan, Moment(turn)) {
+        match pool.lock().expect("no thread panicked").server_released(black_box(server), loan, Moment(turn)) {
             Returned::Do(Order::Grant { server, loan, .. }) => lent.push((server, loan)),
             _ => panic!("somebody waits"),
         }

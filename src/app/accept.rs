@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -12,54 +11,14 @@ use crate::config::Settings;
 use crate::net::listen::{ListenSocket, Listener};
 use crate::net::sockopt::TcpOptions;
 use crate::net::stream::Raw;
-use crate::net::workers::Workers;
 use crate::stats::roster::Endpoint;
 
 /// After accept(2) failed for want of descriptors or memory, the wait before it is tried again: closing connections is
 /// what helps, and they close without us.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(100);
 
-/// How many clients each worker has.
-#[derive(Debug)]
-pub struct Load {
-    clients: Arc<[AtomicUsize]>,
-}
-
-/// One client counted at its worker, until dropped.
-struct Carried {
-    clients: Arc<[AtomicUsize]>,
-    worker: usize,
-}
-
-impl Load {
-    /// Nobody anywhere.
-    pub fn new(workers: usize) -> Load {
-        Load { clients: (0..workers).map(|_| AtomicUsize::new(0)).collect() }
-    }
-
-    /// Counts one more at the worker with the fewest.
-    fn carry(&self) -> Carried {
-        let least = self.clients.iter().enumerate().min_by_key(|(_, count)| count.load(Relaxed));
-        let worker = least.map_or(0, |(worker, _)| worker);
-        self.clients[worker].fetch_add(1, Relaxed);
-        Carried { clients: self.clients.clone(), worker }
-    }
-}
-
-impl Drop for Carried {
-    fn drop(&mut self) {
-        self.clients[self.worker].fetch_sub(1, Relaxed);
-    }
-}
-
 /// Accepts on one listener until `open` says false.
-pub async fn accept(
-    listener: Listener,
-    shared: Arc<Shared>,
-    workers: Workers,
-    load: Arc<Load>,
-    mut open: watch::Receiver<bool>,
-) {
+pub async fn accept(listener: Listener, shared: Arc<Shared>, mut open: watch::Receiver<bool>) {
     let port = shared.registry.config().settings.listen_port;
     let socket = match Accepting::new(&listener.socket, port) {
         Ok(socket) => socket,
@@ -81,12 +40,10 @@ pub async fn accept(
                     retune(&listener, &shared.registry.config().settings);
                     tuned = tcp;
                 }
-                let carried = load.carry();
-                let shared = shared.clone();
-                workers.handle(carried.worker).spawn(async move {
-                    let _carried = carried;
-                    client::serve(shared, raw, peer, local).await;
-                });
+                let carried = shared.workers.carry();
+                let handle = carried.handle().clone();
+                let serve = client::serve(shared.clone(), raw, peer, local, carried);
+                handle.spawn(serve);
             }
             Err(error) if is_transient(&error) => {}
             Err(error) => {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use super::balance::{self, Balance, Meter};
 use crate::client::Shared;
 use crate::client::overdue::Deadlines;
 use crate::net::world;
@@ -19,21 +20,34 @@ use crate::stats::roster::{Names, Order};
 const PERIOD: Duration = Duration::from_millis(333);
 
 /// Runs until the process ends.
-pub async fn run(shared: Arc<Shared>) {
+pub async fn run(shared: Arc<Shared>, mut meter: Meter) {
     let mut ticks = tokio::time::interval(PERIOD);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut rolled = world::now();
+    let mut balance = Balance::new(shared.workers.count());
     loop {
         ticks.tick().await;
         let now = world::now();
         shared.registry.tick(now);
         sweep(&shared, now);
         wake_for_fast_close(&shared);
+        if shared.workers.count() > 1 {
+            rebalance(&shared, &mut balance, &mut meter, now);
+        }
         let period = shared.registry.config().settings.stats_period;
         if now.since(rolled) >= period {
             rolled = now;
             roll(&shared, now);
         }
+    }
+}
+
+/// Lets another worker help, or sends one home.
+fn rebalance(shared: &Shared, balance: &mut Balance, meter: &mut Meter, now: Moment) {
+    let in_use = balance.decide(&meter.shares(now), now);
+    if in_use != shared.workers.taking() {
+        tracing::debug!("{in_use} of {} worker threads carry clients", shared.workers.count());
+        balance::spread(&shared.workers, &shared.roster, in_use);
     }
 }
 

@@ -3,12 +3,14 @@
 //! - [`cli`] the command line
 //! - [`runtime`] how many threads, which flavour
 //! - [`accept`] listeners → client tasks
+//! - [`balance`] how many workers carry clients
 //! - [`janitor`] three times a second: pools, overdue clients, averages
 //! - [`control`] reload, SET and shutdown, for the console and the signals
 //! - [`shutdown`] how the process ends
 //! - [`signals`], [`logging`], [`process`] the operating system's side
 
 pub mod accept;
+pub mod balance;
 pub mod cli;
 pub mod control;
 pub mod janitor;
@@ -37,6 +39,7 @@ use crate::stats::averages::Averages;
 use crate::stats::counters::Counters;
 use crate::stats::lines;
 use crate::stats::roster::Roster;
+use balance::Meter;
 use control::{Control, Phase};
 
 /// Why the process could not start.
@@ -78,10 +81,11 @@ pub fn run(
 ) -> Result<(), StartError> {
     let count = runtime::worker_count(config.settings.worker_threads);
     let services = runtime::new_runtime()?;
-    let (workers, threads) = runtime::start_workers(count)?;
+    let (workers, threads) = runtime::start_workers(services.handle(), count)?;
+    let meter = Meter::new(threads.numbers.clone(), world::now());
     let outcome = services.block_on(async {
         let shared = build(config, &control, &workers, keys)?;
-        serve(shared, listening, control, workers, ready).await
+        serve(shared, listening, control, meter, ready).await
     });
     drop(threads);
     services.shutdown_background();
@@ -108,6 +112,7 @@ fn build(
     };
     Ok(Arc::new(Shared {
         registry,
+        workers: workers.clone(),
         roster,
         keys,
         cancels: Arc::new(CancelTable::default()),
@@ -123,11 +128,10 @@ async fn serve(
     shared: Arc<Shared>,
     listening: Listening,
     control: Arc<Control>,
-    workers: crate::net::workers::Workers,
+    meter: Meter,
     ready: impl FnOnce(),
 ) -> Result<(), StartError> {
     let signals = signals::Signals::listen()?;
-    let load = Arc::new(accept::Load::new(workers.count()));
     let (open_tcp, tcp_is_open) = watch::channel(true);
     let (open_unix, unix_is_open) = watch::channel(true);
     for warning in &listening.warnings {
@@ -137,11 +141,11 @@ async fn serve(
         tracing::info!("{}", lines::listening(&listener.name));
         let open =
             if matches!(listener.socket, ListenSocket::Unix(_)) { unix_is_open.clone() } else { tcp_is_open.clone() };
-        tokio::spawn(accept::accept(listener, shared.clone(), workers.clone(), load.clone(), open));
+        tokio::spawn(accept::accept(listener, shared.clone(), open));
     }
-    tokio::spawn(janitor::run(shared.clone()));
+    tokio::spawn(janitor::run(shared.clone(), meter));
     tokio::spawn(shutdown::obey_signals(signals, control.clone(), shared.clone()));
-    tracing::info!("{}", lines::process_up(workers.count()));
+    tracing::info!("{}", lines::process_up(shared.workers.count()));
     ready();
 
     let mut phase = control.phase();

@@ -1,15 +1,16 @@
 //! How many threads, and of which flavour.
 //!
-//! One single-threaded tokio runtime for each worker, and one for the process' own services on the main thread. A
-//! client and the server on loan to it live on one worker, so a transaction wakes no other thread. Pools are shared by
-//! all workers: 25 servers are 25, whatever the number of threads. Everything is `Send`, so that the other flavour (one
-//! work-stealing runtime) is a change of this file; measured with 50 busy clients, it costs a tenth more per
-//! transaction.
+//! One single-threaded tokio runtime for each worker. Worker 0 is the main thread and also runs the process' own services,
+//! so that a process with one worker is one thread, but for the log's and those that run what blocks. A client and the
+//! server on loan to it live on one worker, so a transaction wakes no other thread. Pools are shared by all workers:
+//! 25 servers are 25, whatever the number of threads. Everything is `Send`, so that the other flavour (one work-stealing
+//! runtime) is a change of this file.
 
 use std::io;
+use std::sync::mpsc;
 use std::thread::JoinHandle;
 
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::oneshot;
 
 use crate::net::workers::{self, Workers};
@@ -17,14 +18,16 @@ use crate::net::workers::{self, Workers};
 /// Most worker threads: beyond it the shared pools are the limit, not the cores.
 const WORKERS_MAX: usize = 64;
 
-/// Threads that run key derivations, name look-ups and other work that blocks; few, so that a login storm leaves the
-/// cores to the workers.
+/// Threads of each worker that run key derivations, name look-ups and other work that blocks; few, so that a login storm
+/// leaves the cores to the workers.
 const BLOCKING_THREADS_MAX: usize = 2;
 
-/// The running worker threads. Dropping it ends them, and with them every connection.
+/// The running worker threads, worker 0 not among them. Dropping it ends them, and with them their connections.
 #[derive(Debug)]
 pub struct WorkerThreads {
     threads: Vec<(oneshot::Sender<()>, JoinHandle<()>)>,
+    /// The kernel's number of each worker's thread, worker 0 first.
+    pub numbers: Vec<i32>,
 }
 
 impl Drop for WorkerThreads {
@@ -45,29 +48,37 @@ pub fn worker_count(setting: u32) -> usize {
     }
 }
 
-/// Starts the workers.
+/// Starts the workers beside the first, which is the calling thread with the runtime `first`.
 ///
 /// # Errors
 /// The kernel has no thread or no epoll instance to give.
-pub fn start_workers(count: usize) -> io::Result<(Workers, WorkerThreads)> {
-    let mut handles = Vec::with_capacity(count);
-    let mut threads = Vec::with_capacity(count);
-    for number in 0..count.max(1) {
+pub fn start_workers(first: &Handle, count: usize) -> io::Result<(Workers, WorkerThreads)> {
+    let mut handles = vec![first.clone()];
+    let mut started = WorkerThreads { threads: Vec::new(), numbers: vec![thread_number()] };
+    for number in 1..count {
         let runtime = new_runtime()?;
         handles.push(runtime.handle().clone());
         let (stop, stopped) = oneshot::channel::<()>();
+        let (tell, told) = mpsc::channel();
         let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
             workers::set_current(number);
+            let _ = tell.send(thread_number());
             let _ = runtime.block_on(stopped);
             // Blocking work may still run; nobody waits for its result.
             runtime.shutdown_background();
         })?;
-        threads.push((stop, thread));
+        started.threads.push((stop, thread));
+        started.numbers.push(told.recv().map_err(io::Error::other)?);
     }
-    Ok((Workers::new(handles), WorkerThreads { threads }))
+    Ok((Workers::new(handles), started))
 }
 
-/// A single-threaded runtime, for a worker or for the services.
+/// The kernel's number of the calling thread.
+fn thread_number() -> i32 {
+    rustix::thread::gettid().as_raw_pid()
+}
+
+/// A single-threaded runtime.
 ///
 /// # Errors
 /// As [`start_workers`].

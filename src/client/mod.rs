@@ -23,6 +23,7 @@ mod prepared;
 mod relay;
 mod session;
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
@@ -30,15 +31,19 @@ use crate::admin;
 use crate::auth::KeyCache;
 use crate::cancel::table::CancelTable;
 use crate::net::stream::{Raw, Stream};
+use crate::net::workers::{Carried, Workers};
 use crate::net::world;
 use crate::pool::Registry;
 use crate::protocol::parameters::Tracked;
 use crate::protocol::shared::{Catalogue, Interner};
 use crate::stats::lines;
 use crate::stats::roster::{ClientCard, Endpoint, Roster};
+use session::{Client, Leaving};
 
 /// What all clients share.
 pub struct Shared {
+    /// The threads that carry clients.
+    pub workers: Workers,
     /// The pools, and through them the configuration in force.
     pub registry: Arc<Registry>,
     /// Every connection's card.
@@ -88,27 +93,50 @@ impl Drop for Seat {
     }
 }
 
-/// Serves one accepted connection from its first byte to its last, on the calling worker.
+/// Serves one accepted connection from its first byte to its last, on the calling worker, or from one safe point to the
+/// next on that and others.
 ///
 /// Logging in takes big futures and buffers, so it lives in a box of its own that is gone when the session begins: ten
 /// thousand idle clients are ten thousand sessions.
-pub async fn serve(shared: Arc<Shared>, socket: Raw, peer: Endpoint, local: Endpoint) {
+pub async fn serve(shared: Arc<Shared>, socket: Raw, peer: Endpoint, local: Endpoint, carried: Carried) {
     let Ok(stream) = Stream::adopt(socket) else { return };
     let id = shared.roster.next_id();
     let card = ClientCard::new(id, peer, local, world::wall_clock(), world::now());
+    card.set_worker(carried.worker());
     let entered = shared.roster.enter_client(card);
     let card = entered.card().clone();
     let farewell = match Box::pin(login::log_in(shared.clone(), entered, stream)).await {
-        login::LoggedIn::Client(mut client) => {
-            let farewell = client.run().await;
-            client.say_farewell(&farewell);
-            farewell
-        }
+        login::LoggedIn::Client(client) => return serve_session(client, carried).await,
         login::LoggedIn::Console(console) => Box::pin(console.run()).await,
         login::LoggedIn::Nobody(farewell) => farewell,
         login::LoggedIn::Canceler => return,
     };
     log_farewell(&shared, &card, &farewell);
+}
+
+/// Serves a logged-in client, until it leaves or moves to another worker.
+async fn serve_session(mut client: Box<Client>, mut carried: Carried) {
+    match client.run().await {
+        Leaving::For(farewell) => {
+            client.say_farewell(&farewell);
+            log_farewell(&client.shared, client.card(), &farewell);
+        }
+        Leaving::ToWorker(worker) => {
+            carried.move_to(worker);
+            let there = carried.handle().clone();
+            there.spawn(serve_moved(client, carried));
+        }
+    }
+}
+
+/// As [`serve_session`], for a client that comes from another worker. Boxed, because it may move on from there.
+fn serve_moved(mut client: Box<Client>, carried: Carried) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(async move {
+        match client.stream.move_here() {
+            Ok(()) => serve_session(client, carried).await,
+            Err(_) => log_farewell(&client.shared, client.card(), &farewell::Farewell::ClientGone),
+        }
+    })
 }
 
 fn log_farewell(shared: &Shared, card: &ClientCard, farewell: &farewell::Farewell) {

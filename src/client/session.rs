@@ -54,6 +54,21 @@ impl From<PoolMode> for Mode {
     }
 }
 
+/// Why a client's task ends.
+#[derive(Debug)]
+pub(crate) enum Leaving {
+    /// The client leaves.
+    For(Farewell),
+    /// It goes on at another worker.
+    ToWorker(usize),
+}
+
+impl From<Farewell> for Leaving {
+    fn from(farewell: Farewell) -> Leaving {
+        Leaving::For(farewell)
+    }
+}
+
 /// Settings the relay looks at for each message.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Limits {
@@ -204,21 +219,29 @@ impl Client {
         };
     }
 
-    /// Serves the client until it leaves or must leave.
-    pub(crate) async fn run(&mut self) -> Farewell {
+    /// Serves the client until it leaves, must leave, or is to go on elsewhere.
+    pub(crate) async fn run(&mut self) -> Leaving {
         self.entered.logged_in();
         self.card().set_rest_at(Some(world::now()));
+        std::future::poll_fn(|cx| {
+            self.card().set_waker(cx.waker());
+            Poll::Ready(())
+        })
+        .await;
         loop {
-            if let Err(farewell) = self.serve_one().await {
+            if let Err(leaving) = self.serve_one().await {
                 self.settle_tally();
-                return farewell;
+                return leaving;
             }
         }
     }
 
     /// One round: rest, acquire, relay, release. `Err` says why the client is to leave.
-    async fn serve_one(&mut self) -> Result<(), Farewell> {
+    async fn serve_one(&mut self) -> Result<(), Leaving> {
         std::future::poll_fn(|cx| self.poll_rest(cx)).await?;
+        if self.card().worker() != workers::current() {
+            return Err(Leaving::ToWorker(self.card().worker()));
+        }
         if self.rules_version != self.pool.rules_version() {
             self.obey_rules();
         }
@@ -228,11 +251,11 @@ impl Client {
         let mut lease = match self.pool.ask(&self.waiter, workers::current(), now) {
             Ask::Granted(lease) => lease,
             Ask::Waiting(ticket) => self.wait(ticket).await?,
-            Ask::Refused(refusal) => return Err(Farewell::Refused(refusal)),
+            Ask::Refused(refusal) => return Err(Farewell::Refused(refusal).into()),
         };
         if lease.move_here().is_err() {
             lease.close("server socket lost");
-            return Err(Farewell::ServerCrashed(None));
+            return Err(Farewell::ServerCrashed(None).into());
         }
         if !self.wish.is(&lease.parameters) {
             lease = self.adopt(lease).await?;
@@ -240,12 +263,11 @@ impl Client {
         self.card().set_xact_at(Some(now));
         lease.card().set_request_at(now);
         let ended = Relay::new(self, &mut lease, now).run().await;
-        self.part(lease, ended)
+        self.part(lease, ended).map_err(Leaving::For)
     }
 
     /// Waits at a safe point for something that wants an answer.
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Farewell>> {
-        self.card().set_waker(cx.waker());
         let order = self.card().order();
         if order != Order::None {
             return Poll::Ready(Err(Farewell::ordered(order)));

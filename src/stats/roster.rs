@@ -151,7 +151,9 @@ pub struct ClientCard {
     /// When the client last came to rest without a server; 0 while it has one.
     rest_at: AtomicU64,
     order: AtomicU8,
-    waker: OnceLock<Waker>,
+    /// Number of the worker it is to run on; it moves there at its next safe point.
+    worker: AtomicUsize,
+    waker: Mutex<Option<Waker>>,
 }
 
 impl ClientCard {
@@ -177,7 +179,8 @@ impl ClientCard {
             idle_in_xact_at: AtomicU64::new(0),
             rest_at: AtomicU64::new(0),
             order: AtomicU8::new(Order::None as u8),
-            waker: OnceLock::new(),
+            worker: AtomicUsize::new(0),
+            waker: Mutex::new(None),
         }
     }
 
@@ -257,18 +260,30 @@ impl ClientCard {
         self.order.store(Order::None as u8, SeqCst);
     }
 
-    /// Remembers how to wake the client's task. A task keeps one waker for its life, so the first stands.
+    /// Remembers how to wake the client's task. A task keeps one waker for its life, so this is called once for each.
     pub fn set_waker(&self, waker: &Waker) {
-        if self.waker.get().is_none() {
-            let _ = self.waker.set(waker.clone());
+        let mut known = lock(&self.waker);
+        if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *known = Some(waker.clone());
         }
     }
 
     /// Wakes the client's task.
     pub fn wake(&self) {
-        if let Some(waker) = self.waker.get() {
+        if let Some(waker) = lock(&self.waker).as_ref() {
             waker.wake_by_ref();
         }
+    }
+
+    /// The worker it is to run on.
+    #[inline]
+    pub fn worker(&self) -> usize {
+        self.worker.load(Relaxed)
+    }
+
+    /// Says on which worker it is to run.
+    pub fn set_worker(&self, worker: usize) {
+        self.worker.store(worker, Relaxed);
     }
 
     /// Database and user, empty before the startup message.
