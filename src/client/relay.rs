@@ -181,8 +181,7 @@ impl<'a> Relay<'a> {
                 return Ok(());
             }
             // A server that can part is not read for: the client's next request stands in line like any other.
-            let done = self.begun && self.server.exchange.at_rest() && self.client.mode != Mode::Session;
-            if *reads_left == 0 || done {
+            if *reads_left == 0 || self.may_part() {
                 return Ok(());
             }
             match self.client.stream.poll_fill(cx, &mut self.client.inbox) {

@@ -25,8 +25,8 @@ use crate::net::{workers, world};
 use crate::pool::{Admission, Ask, Lease, Member, Pool, Rules, Ticket, Waiter};
 use crate::protocol::parameters::{self, ParameterSet};
 use crate::protocol::statements::ClientStatements;
-use crate::server::TidyError;
 use crate::server::check::run_query;
+use crate::server::{Server, TidyError};
 use crate::stats::counters::{Shard, bump};
 use crate::stats::roster::{ClientCard, EnteredClient, Order};
 use crate::wire::error::{self, sqlstate};
@@ -384,7 +384,7 @@ impl Client {
                 self.outbox_at_rest();
                 Ok(())
             }
-            Ended::Terminated | Ended::ClientGone if lease.exchange.at_rest() && self.inbox.run().is_empty() => {
+            Ended::Terminated | Ended::ClientGone if self.leaves_clean(&lease) => {
                 lease.release(world::now());
                 Err(if matches!(ended, Ended::Terminated) { Farewell::Terminated } else { Farewell::ClientGone })
             }
@@ -394,6 +394,14 @@ impl Client {
                 Err(farewell)
             }
         }
+    }
+
+    /// Is the server of a client that has left fit for the next: at rest, and not in the middle of a message of this one's?
+    fn leaves_clean(&self, server: &Server) -> bool {
+        server.exchange.at_rest()
+            && server.framer.between_messages()
+            && self.framer.between_messages()
+            && self.inbox.run().is_empty()
     }
 
     /// A client at rest holds no memory for an outbox.
