@@ -4,6 +4,7 @@ use std::task::Poll;
 
 use super::Shared;
 use super::farewell::Farewell;
+use crate::admin::console::MESSAGE_BYTES_MAX;
 use crate::admin::{Console, Fatal, Rights, Wait};
 use crate::net::buffers::Inbox;
 use crate::net::stream::Stream;
@@ -11,9 +12,6 @@ use crate::net::world;
 use crate::stats::roster::{EnteredClient, Order};
 use crate::wire::backend;
 use crate::wire::framing::Header;
-
-/// The longest message the console takes: commands are short.
-const MESSAGE_LEN_MAX: usize = 64 * 1024;
 
 /// One console client.
 pub(super) struct ConsoleClient {
@@ -63,7 +61,7 @@ impl ConsoleClient {
     async fn answer(&mut self, out: &mut Vec<u8>) -> Result<(), Farewell> {
         let mut taken = 0;
         loop {
-            let header = Header::parse(self.inbox.fresh(), MESSAGE_LEN_MAX)
+            let header = Header::parse(self.inbox.fresh(), MESSAGE_BYTES_MAX)
                 .map_err(|broken| Farewell::BadPacket(broken.to_string()))?;
             let header = match header {
                 Some(header) if header.len <= self.inbox.fresh().len() => header,
@@ -81,6 +79,9 @@ impl ConsoleClient {
             self.inbox.skip(header.len);
             taken += 1;
             if let Some(wait) = wait {
+                // What was answered before it must not wait with it.
+                self.stream.send_all(out).await.map_err(|_| Farewell::ClientGone)?;
+                out.clear();
                 self.wait(wait, out).await?;
             }
         }

@@ -176,6 +176,7 @@ fn order_text(order: Order) -> &'static str {
         Order::None => "",
         Order::Kill => "admin forced disconnect",
         Order::QueryTimeout => "query timeout",
+        Order::QueryTimeoutInLine => "query_timeout",
         Order::TransactionTimeout => "transaction timeout",
         Order::IdleTransactionTimeout => "idle transaction timeout",
         Order::ClientIdleTimeout => "client_idle_timeout",

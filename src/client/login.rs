@@ -240,7 +240,13 @@ impl Arrival {
         let _ = self.entered.card().pool.set(names);
         let member = pool.join();
         let welcome = self.welcome(&pool).await?;
-        let wish = self.shared.interner.share(welcome.with_wishes(&wishes));
+        let mut wish = welcome.with_wishes(&wishes);
+        if self.config.settings.application_name_add_host {
+            let name = wishes.iter().find(|(name, _)| name == "application_name").map_or("app", |(_, value)| value);
+            let address = lines::Address(&self.entered.card().peer);
+            wish = wish.with("application_name", &format!("{name} - {address}"));
+        }
+        let wish = self.shared.interner.share(wish);
         if let Some(name) = wish.get("application_name") {
             let mut known = self.entered.card().application_name.lock().unwrap_or_else(PoisonError::into_inner);
             *known = Arc::from(name);
@@ -269,7 +275,7 @@ impl Arrival {
         }
         let waiter = Waiter::new(self.entered.card().clone(), pool.clone());
         match pool.ask(&waiter, workers::current(), world::now()) {
-            Ask::Granted(lease) => lease.release_untouched(world::now()),
+            Ask::Granted(lease) => lease.release_untouched(workers::current(), world::now()),
             Ask::Refused(refusal) => return Err(Farewell::Refused(refusal)),
             Ask::Waiting(mut ticket) => {
                 let stream = &mut self.stream;
@@ -299,21 +305,17 @@ impl Arrival {
         let settings = &self.config.settings;
         let user = &message.user;
         self.entered.card().console.store(true, Relaxed);
-        let is_admin = settings.admin_users.iter().any(|name| name == user);
-        let rights = if is_admin { Rights::Admin } else { Rights::Stats };
-        let allowed = is_admin || settings.stats_users.iter().any(|name| name == user);
+        let rights = Rights::of(user, settings.auth_type, &settings.admin_users, &settings.stats_users);
         if user == admin::DATABASE && self.is_own_user() {
             tracing::info!(conn = ?lines::Tag::client(self.entered.card()), "pgbouncer access from unix socket");
             return Ok(Rights::Admin);
         }
-        match method_of(settings.auth_type) {
-            Method::Any => return Ok(rights),
-            method => {
-                let secret = self.config.secrets.find(user).map(Secret::parse);
-                self.handshake(method, user, secret).await?;
-            }
+        let method = method_of(settings.auth_type);
+        if method != Method::Any {
+            let secret = self.config.secrets.find(user).map(Secret::parse);
+            self.handshake(method, user, secret).await?;
         }
-        if allowed { Ok(rights) } else { Err(Farewell::NotAllowed) }
+        rights.ok_or(Farewell::NotAllowed)
     }
 
     /// Is this a Unix socket whose other end runs as the user we run as?
@@ -392,7 +394,7 @@ fn poll_welcome(
 ) -> Poll<Result<(), Farewell>> {
     match ticket.poll() {
         Some(Ok(lease)) => {
-            lease.release_untouched(world::now());
+            lease.release_untouched(workers::current(), world::now());
             return Poll::Ready(Ok(()));
         }
         Some(Err(refusal)) => return Poll::Ready(Err(Farewell::Refused(refusal))),

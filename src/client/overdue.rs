@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | client_login_timeout | the client logs in | the accept |
 //! | client_idle_timeout | it has no server and waits for none | its last rest |
-//! | query_timeout | its server owes it something | the request |
+//! | query_timeout | its server owes it something, or it is in line for one | the request |
 //! | transaction_timeout | it is in a transaction | the transaction's first request |
 //! | idle_transaction_timeout | it is in a transaction and its server owes nothing | the last answer |
 
@@ -58,8 +58,10 @@ impl Deadlines {
             return over(self.login, Some(card.connected)).then_some(Order::ClientLoginTimeout);
         }
         if card.link() == 0 {
-            let resting = card.state() == ClientState::Active;
-            return (resting && over(self.idle, card.rest_at())).then_some(Order::ClientIdleTimeout);
+            if card.state() == ClientState::Waiting {
+                return over(self.query, Some(card.request_at())).then_some(Order::QueryTimeoutInLine);
+            }
+            return over(self.idle, card.rest_at()).then_some(Order::ClientIdleTimeout);
         }
         let idle_in_transaction = card.idle_in_xact_at();
         if over(self.idle_transaction, idle_in_transaction) {
@@ -112,7 +114,9 @@ mod tests {
         assert_eq!(all(2).overdue(&card, Moment(4 * SECOND)), Some(Order::ClientIdleTimeout));
 
         card.set_state(ClientState::Waiting);
+        card.set_request_at(Moment(3 * SECOND));
         assert_eq!(all(2).overdue(&card, Moment(4 * SECOND)), None);
+        assert_eq!(all(2).overdue(&card, Moment(6 * SECOND)), Some(Order::QueryTimeoutInLine));
     }
 
     #[test]

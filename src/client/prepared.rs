@@ -16,7 +16,7 @@ use std::sync::Arc;
 use super::relay::{Fault, Relay};
 use crate::protocol::outstanding::{Action, Due, Kind, Undo};
 use crate::protocol::rename::{self, BindNames};
-use crate::protocol::statements::{Statement, StatementError, drops_all_statements};
+use crate::protocol::statements::{SERVER_NAME_PREFIX, Statement, StatementError, drops_all_statements};
 use crate::stats::counters::bump;
 use crate::wire::framing::{HEADER_LEN, Header, MESSAGE_LEN_MAX, Partial};
 use crate::wire::{Frontend, backend};
@@ -134,7 +134,10 @@ fn bind(relay: &mut Relay<'_>, len: usize) -> Result<Change, Fault> {
     let statement = match rename::bind(&fresh[HEADER_LEN..len])? {
         BindNames::Unnamed => return Ok(Change::None),
         BindNames::Incomplete => return Err(Fault::Broken("Bind")),
-        BindNames::Named(bind) => relay.client.statements.find(bind.statement)?.clone(),
+        BindNames::Named(bind) => match known(relay, bind.statement)? {
+            Some(statement) => statement,
+            None => return Ok(Change::None),
+        },
     };
     ensure(relay, &statement);
     let fresh = relay.client.inbox.fresh();
@@ -150,7 +153,7 @@ fn describe(relay: &mut Relay<'_>, len: usize) -> Result<Change, Fault> {
     let Some(name) = rename::describe(&relay.client.inbox.fresh()[HEADER_LEN..len])? else {
         return Ok(Change::None);
     };
-    let statement = relay.client.statements.find(name)?.clone();
+    let Some(statement) = known(relay, name)? else { return Ok(Change::None) };
     ensure(relay, &statement);
     rename::put_describe(relay.to_server.bytes(), &statement);
     relay.server.exchange.ask_extended(Due::forward(Kind::Describe));
@@ -169,6 +172,16 @@ fn close(relay: &mut Relay<'_>, len: usize) -> Result<Change, Fault> {
     relay.server.exchange.ask_extended(due);
     write_fakes(relay);
     Ok(Change::Replaced)
+}
+
+/// The statement a client means. One that it has not prepared is for the server to refuse, in its own words and with all
+/// that follows from it in the transaction; but for a name of ours, which another client's statement may have there.
+fn known(relay: &Relay<'_>, name: &[u8]) -> Result<Option<Arc<Statement>>, Fault> {
+    match relay.client.statements.find(name) {
+        Ok(statement) => Ok(Some(statement.clone())),
+        Err(_) if !name.starts_with(SERVER_NAME_PREFIX.as_bytes()) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Sees to it that the server has the statement before what is sent next.

@@ -87,12 +87,21 @@ pub(crate) struct Relay<'a> {
     query_start: Option<Moment>,
     /// When the transaction under way began.
     xact_start: Option<Moment>,
+    /// Has anything gone to the server? A message that must be held whole may take long to come.
+    begun: bool,
 }
 
 impl<'a> Relay<'a> {
     /// A relay whose first request came at `now`.
     pub(crate) fn new(client: &'a mut Client, server: &'a mut Server, now: Moment) -> Relay<'a> {
-        Relay { client, server, to_server: Outbox::default(), query_start: Some(now), xact_start: Some(now) }
+        Relay {
+            client,
+            server,
+            to_server: Outbox::default(),
+            query_start: Some(now),
+            xact_start: Some(now),
+            begun: false,
+        }
     }
 
     /// Relays until there is a reason to stop. When it is [`Ended::AtRest`], the client may still have bytes in its
@@ -131,7 +140,8 @@ impl<'a> Relay<'a> {
     /// client.
     #[inline]
     fn may_part(&self) -> bool {
-        self.server.exchange.at_rest()
+        self.begun
+            && self.server.exchange.at_rest()
             && self.client.mode != Mode::Session
             && self.to_server.is_empty()
             && self.client.inbox.run().is_empty()
@@ -157,7 +167,8 @@ impl<'a> Relay<'a> {
                 return Ok(());
             }
             // A server that can part is not read for: the client's next request stands in line like any other.
-            if *reads_left == 0 || (self.server.exchange.at_rest() && self.client.mode != Mode::Session) {
+            let done = self.begun && self.server.exchange.at_rest() && self.client.mode != Mode::Session;
+            if *reads_left == 0 || done {
                 return Ok(());
             }
             match self.client.stream.poll_fill(cx, &mut self.client.inbox) {
@@ -222,6 +233,7 @@ impl<'a> Relay<'a> {
     #[inline]
     fn client_message(&mut self, tag: u8, len: usize) -> Result<(), Ended> {
         let message = Frontend::from_byte(tag).ok_or(Ended::ClientAtFault(Fault::UnknownMessage(tag)))?;
+        self.begun = true;
         if self.query_start.is_none() {
             self.request_begins();
         }
@@ -328,9 +340,8 @@ impl<'a> Relay<'a> {
         }
         shared.interner.share_in_place(&mut server.parameters);
         shared.interner.share_in_place(&mut client.wish);
-        if name.eq_ignore_ascii_case("application_name") {
-            client.note_application_name(value);
-        }
+        server.note_application_name(name, value);
+        client.note_application_name(name, value);
     }
 
     /// A reply: on to the client, or not; then the invented ones that were waiting for it.

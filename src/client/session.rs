@@ -11,8 +11,8 @@
 //! Only at a safe point do a reload, a drain and KILL take effect without harm. Whoever wants this client to stop
 //! leaves an order on its card. Nothing here sets a timer: `app::janitor` looks at the cards.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
 
 use super::Shared;
@@ -171,10 +171,11 @@ impl Client {
         self.tally = Tally::default();
     }
 
-    /// Writes the application_name on the card.
-    pub(crate) fn note_application_name(&self, value: &str) {
-        let mut name = self.card().application_name.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        *name = Arc::from(value);
+    /// Writes the application_name on the card, if this parameter is it.
+    pub(crate) fn note_application_name(&self, name: &str, value: &str) {
+        if name.eq_ignore_ascii_case("application_name") {
+            *self.card().application_name.lock().unwrap_or_else(PoisonError::into_inner) = Arc::from(value);
+        }
     }
 
     /// Writes the number of prepared statements on the card.

@@ -14,6 +14,7 @@ use super::orders::{Errand, Loan, Outlook, Purpose, Reason, Slip};
 use super::{Kept, Pool, lock};
 use crate::net::world;
 use crate::server::{self, ConnectError, Server};
+use crate::stats::lines::Tag;
 use crate::stats::moment::Moment;
 use crate::stats::roster::ServerState;
 
@@ -81,8 +82,8 @@ impl Pool {
 
     /// Runs `server_reset_query`, then the server goes home.
     pub(super) fn reset(self: &Arc<Pool>, kept: Kept, loan: Loan) {
-        let query = self.rules().server_reset_query.clone();
-        self.send_out(kept, loan, vec![query], "reset query failed");
+        let queries = Vec::from_iter(self.rules().server_reset_query.clone());
+        self.send_out(kept, loan, queries, "reset query failed");
     }
 
     /// Runs `server_check_query` on a server that rested long, then it goes home.
@@ -110,7 +111,7 @@ impl Pool {
     pub(super) fn tidy_after_cancel(self: &Arc<Pool>, kept: Kept, loan: Loan) {
         let mut queries = vec![String::new()];
         if self.resets.load(Relaxed) {
-            queries.push(self.rules().server_reset_query.clone());
+            queries.extend(self.rules().server_reset_query.clone());
         }
         self.send_out(kept, loan, queries, "reset query failed");
     }
@@ -143,8 +144,9 @@ impl Opening {
     async fn run(mut self, host: usize) {
         let pool = self.pool.clone();
         let credential = lock(&pool.credential).clone();
-        let keys = &pool.surroundings.keys;
-        let Some(target) = pool.rules().target(&pool.names, host, credential, keys) else { return };
+        let Some(target) = pool.rules().target(&pool.names, host, credential, pool.surroundings.keys.clone()) else {
+            return;
+        };
         let connected = server::connect(&target, &pool.surroundings.roster).await;
         let now = world::now();
         let (Some(slip), Some(permit)) = (self.slip.take(), self.permit.take()) else { return };
@@ -179,8 +181,7 @@ impl Outing {
             server = match server::tidy(server, &query, within).await {
                 Ok(server) => server,
                 Err(error) => {
-                    let (database, user) = (&*card.database, &*card.user);
-                    tracing::warn!(server = card.id, database, user, "closing because: {failure}: {error}");
+                    tracing::warn!(conn = ?Tag::server(&card), "{failure}: {error}");
                     return;
                 }
             };

@@ -4,7 +4,9 @@
 //! untouched server goes back. A dropped lease *closes* its server: only [`Lease::release`] says that the server is
 //! clean, so a dirty one cannot come back by omission.
 
+use std::fmt;
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
 use super::orders::Loan;
@@ -13,6 +15,7 @@ use super::{Kept, Pool, lock};
 use crate::net::world;
 use crate::server::{ConnectError, Server};
 use crate::stats::counters::bump;
+use crate::stats::lines::{self, Tag};
 use crate::stats::moment::Moment;
 use crate::stats::roster::{ClientCard, ClientState, ServerState};
 
@@ -41,6 +44,22 @@ pub enum Refusal {
     Killed,
     /// The process stops.
     Shutdown,
+}
+
+impl fmt::Display for Refusal {
+    /// PgBouncer's words.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::QueryWaitTimeout => out.write_str("query_wait_timeout"),
+            Refusal::ServerLoginFailed(error) => out.write_str(&error.message),
+            Refusal::LoginRetry(error) => {
+                write!(out, "server login has been failing, cached error: {} (server_login_retry)", error.message)
+            }
+            Refusal::DatabaseGone => out.write_str("database removed"),
+            Refusal::Killed => out.write_str("admin forced disconnect"),
+            Refusal::Shutdown => out.write_str("server shutting down"),
+        }
+    }
 }
 
 /// How a pool reaches one client. Made once for each client, used again for each wait.
@@ -212,8 +231,9 @@ impl Lease {
         }
     }
 
-    /// Gives the server back to which nothing was sent: no reset is due.
-    pub fn release_untouched(mut self, now: Moment) {
+    /// Gives the server back to which nothing was sent: no reset is due, and it does not count as an assignment.
+    pub fn release_untouched(mut self, worker: usize, now: Moment) {
+        self.waiter.pool.counters.shard(worker).server_assignment_count.fetch_sub(1, Relaxed);
         if let Some((kept, loan)) = self.take() {
             match kept.server.card().cancels.load(std::sync::atomic::Ordering::SeqCst) {
                 0 => self.waiter.pool.shelve(kept, loan, now),
@@ -273,12 +293,7 @@ impl DerefMut for Lease {
 pub(super) fn log_closing(server: &Server, reason: &str, wanted: bool, now: Moment) {
     if wanted {
         let card = server.card();
-        let age = now.since(card.connected).as_secs();
-        tracing::info!(
-            server = card.id,
-            database = &*card.database,
-            user = &*card.user,
-            "closing because: {reason} (age={age}s)"
-        );
+        let line = lines::closing(reason, now.since(card.connected));
+        tracing::info!(conn = ?Tag::server(card), "{line}");
     }
 }

@@ -71,8 +71,8 @@ impl Ledger {
             Ok(()) => return Some(booked()),
             Err(full) => full,
         };
-        while purpose != Purpose::Minimum {
-            let Some((victim, kept)) = self.evict(&pool.names, full) else { break };
+        let may_evict = purpose != Purpose::Minimum;
+        while let Some((victim, kept)) = may_evict.then(|| self.evict(&pool.names, full)).flatten() {
             let exchanged = lock(&self.quota).exchange(&victim.names, &pool.names, caps);
             match exchanged {
                 Ok(()) => {

@@ -440,6 +440,11 @@ impl Pool {
     fn end(self: &Arc<Pool>, ended: Ended, now: Moment) {
         self.lock().end(ended);
         self.carry_out(now);
+        // Nobody looks into a pool that has ended, so what it keeps back would be forgotten here.
+        let held_back = std::mem::take(&mut *lock(&self.held_back));
+        for (kept, loan) in held_back {
+            self.discard(kept, loan, Reason::DatabaseRemoved.text(), now);
+        }
     }
 
     /// Room was made under a cap that had refused this pool.
@@ -475,3 +480,6 @@ impl Drop for Member {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

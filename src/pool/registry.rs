@@ -21,10 +21,9 @@ pub use views::{DatabaseView, UserView};
 use super::ledger::Ledger;
 use super::orders::Ended;
 use super::quota::Names;
-use super::rules::{self, Rules};
+use super::rules::Rules;
 use super::{Pool, Surroundings};
-use crate::auth::KeyCache;
-use crate::auth::{Credential, Proof, Secret, credential_from};
+use crate::auth::{Credential, KeyCache, Proof, Secret, credential_from};
 use crate::config::{Config, Database};
 use crate::net::workers::Workers;
 use crate::stats::counters::Totals;
@@ -169,7 +168,7 @@ impl Registry {
         let mut directory = self.write();
         directory.config = config.clone();
         directory.enter_configured();
-        directory.databases.retain(|name, entry| match rules::entry(&config, name) {
+        directory.databases.retain(|name, entry| match config.database(name) {
             Some(database) => {
                 for (user, pool) in &entry.pools {
                     let credential = forced_credential(&config, database);
@@ -283,7 +282,7 @@ impl Registry {
 impl Directory {
     /// The configuration of a database that clients may enter now.
     fn admits(&self, name: &str) -> Result<&Database, NoPool> {
-        let database = rules::entry(&self.config, name).ok_or(NoPool::NoSuchDatabase)?;
+        let database = self.config.database(name).ok_or(NoPool::NoSuchDatabase)?;
         if self.stopping.is_some() {
             return Err(NoPool::ShuttingDown);
         }
@@ -330,9 +329,6 @@ impl Pool {
 /// What the forced user of a database proves: its password, or where it has none, its secret in the auth_file.
 fn forced_credential(config: &Config, database: &Database) -> Option<Credential> {
     let user = database.user.as_deref()?;
-    let secret = database.password.as_ref().map(|password| password.reveal()).or_else(|| config.secrets.find(user));
+    let secret = database.password.as_ref().map(crate::config::Secret::reveal).or_else(|| config.secrets.find(user));
     Some(secret.map_or(Credential::None, |secret| credential_from(&Secret::parse(secret), &Proof::Nothing)))
 }
-
-#[cfg(test)]
-mod tests;

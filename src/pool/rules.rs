@@ -5,13 +5,12 @@
 //! A user's own setting beats the database's, which beats the general one. PgBouncer reads the pool's user here, which
 //! for a database with a forced user is the forced one.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::idle::Reuse;
 use super::orders::Policy;
-use super::quota::Caps;
-use crate::auth;
+use super::quota::{Caps, Names};
+use crate::auth::{Credential, KeyCache};
 use crate::config::{Config, Database, Host, LoadBalanceHosts, PoolMode};
 use crate::net::sockopt::TcpOptions;
 use crate::server::Target;
@@ -41,8 +40,8 @@ pub struct Rules {
     pub server_connect_timeout: Duration,
     /// Pause after a failed attempt to open a server.
     pub server_login_retry: Duration,
-    /// Query between two clients of a server; empty is none.
-    pub server_reset_query: String,
+    /// Query between two clients of a server, if any.
+    pub server_reset_query: Option<String>,
     /// Reset in every pool mode, not in session mode alone?
     pub server_reset_query_always: bool,
     /// Query that proves a rested server works; nothing is no check, an empty text the empty query.
@@ -87,7 +86,7 @@ pub struct Rules {
     pub connect_query: Option<String>,
     /// Startup parameters for each new server.
     pub startup: Vec<(String, String)>,
-    /// The tcp_* settings.
+    /// The tcp_* settings, for each new server.
     pub tcp: TcpOptions,
 }
 
@@ -118,7 +117,7 @@ impl Rules {
             server_idle_timeout: settings.server_idle_timeout,
             server_connect_timeout: settings.server_connect_timeout,
             server_login_retry: settings.server_login_retry,
-            server_reset_query: settings.server_reset_query.clone().unwrap_or_default(),
+            server_reset_query: settings.server_reset_query.clone(),
             server_reset_query_always: settings.server_reset_query_always,
             server_check_query: settings.server_check_query.clone(),
             server_check_delay: settings.server_check_delay,
@@ -148,7 +147,7 @@ impl Rules {
 
     /// Is a server reset between two clients?
     pub fn resets(&self) -> bool {
-        !self.server_reset_query.is_empty() && (self.server_reset_query_always || self.pool_mode == PoolMode::Session)
+        self.server_reset_query.is_some() && (self.server_reset_query_always || self.pool_mode == PoolMode::Session)
     }
 
     /// Do servers opened under these rules lead elsewhere than those opened under `other`? They do not outlive a reload
@@ -188,13 +187,7 @@ impl Rules {
     }
 
     /// Where and how to log in, for the host with this index.
-    pub fn target(
-        &self,
-        names: &super::quota::Names,
-        host: usize,
-        credential: auth::Credential,
-        keys: &auth::KeyCache,
-    ) -> Option<Target> {
+    pub fn target(&self, names: &Names, host: usize, credential: Credential, keys: KeyCache) -> Option<Target> {
         Some(Target {
             database: names.database.clone(),
             user: names.user.clone(),
@@ -205,19 +198,9 @@ impl Rules {
             connect_timeout: self.server_connect_timeout,
             connect_query: self.connect_query.clone(),
             tcp: self.tcp.clone(),
-            keys: keys.clone(),
+            keys,
         })
     }
-}
-
-/// The entry of `[databases]` for a name: its own, or the fallback `*`.
-pub fn entry<'a>(config: &'a Config, name: &str) -> Option<&'a Database> {
-    config.databases.get(name).or_else(|| config.databases.get("*"))
-}
-
-/// The entry's forced user.
-pub fn forced_user(database: &Database) -> Option<Arc<str>> {
-    database.user.as_deref().map(Arc::from)
 }
 
 /// Per database and per user, these settings use zero for "as in general".

@@ -155,6 +155,8 @@ impl Exchange {
             self.copying_in = false;
             // In the extended protocol a Sync must still follow.
             self.unsynced = self.owed.next_kind() == Some(Kind::Execute);
+        } else if !self.owed.is_empty() {
+            self.owed.push(Due::forward(Kind::CopyEnd));
         }
     }
 
@@ -207,9 +209,9 @@ impl Exchange {
     }
 
     fn begin_copy_in(&mut self) {
-        self.copying_in = true;
-        if self.owed.next_kind() == Some(Kind::Execute) {
-            self.owed.drop_syncs();
+        self.copying_in = !self.owed.ignore_syncs_of_copy();
+        if self.owed.next_kind() == Some(Kind::Execute) && !self.owed.has_sync() {
+            self.unsynced = true;
         }
     }
 
@@ -335,6 +337,36 @@ mod tests {
         assert!(!exchange.at_rest());
 
         exchange.ready(b'I').unwrap();
+        assert!(exchange.at_rest());
+    }
+
+    #[test]
+    fn a_copy_sent_in_one_go_with_its_data_ignores_only_the_sync_before_the_data() {
+        let mut exchange = Exchange::default();
+
+        extended(&mut exchange, &[Kind::Parse, Kind::Bind, Kind::Execute]);
+        exchange.sync();
+        exchange.end_copy();
+        exchange.sync();
+        for reply in [Backend::ParseComplete, Backend::BindComplete, Backend::CopyInResponse, Backend::CommandComplete]
+        {
+            assert_eq!(exchange.server_sent(reply), Ok(Verdict::Forward));
+        }
+        assert!(!exchange.at_rest());
+
+        exchange.ready(b'I').unwrap();
+        assert!(exchange.at_rest());
+    }
+
+    #[test]
+    fn copy_data_after_a_copy_that_failed_leaves_no_mark_behind() {
+        let mut exchange = Exchange::default();
+
+        exchange.ask(Kind::Query);
+        exchange.end_copy();
+        exchange.failed(|_| ());
+        exchange.ready(b'I').unwrap();
+
         assert!(exchange.at_rest());
     }
 

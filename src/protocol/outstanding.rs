@@ -29,6 +29,8 @@ pub enum Kind {
     Execute,
     /// Close: CloseComplete.
     Close,
+    /// CopyDone or CopyFail that was sent before it was known that there is a COPY: no reply, a mark in the queue.
+    CopyEnd,
 }
 
 impl Kind {
@@ -124,14 +126,29 @@ impl Outstanding {
     /// Takes the next reply out if it is owed to a message of this kind.
     #[inline]
     pub fn take(&mut self, kind: Kind) -> Option<Due> {
-        if self.next_kind() == Some(kind) { self.dues.pop_front() } else { None }
+        if self.next_kind() == Some(kind) { self.pop() } else { None }
+    }
+
+    /// Takes the first out, and the marks behind it, which mean something only while there is a COPY before them.
+    #[inline]
+    fn pop(&mut self) -> Option<Due> {
+        let due = self.dues.pop_front();
+        self.drop_marks();
+        due
+    }
+
+    #[inline]
+    fn drop_marks(&mut self) {
+        while self.next_kind() == Some(Kind::CopyEnd) {
+            self.dues.pop_front();
+        }
     }
 
     /// Takes the next reply out if pgweir must invent it.
     #[inline]
     pub fn take_fake(&mut self) -> Option<Due> {
         match self.dues.front() {
-            Some(due) if due.action == Action::Fake => self.dues.pop_front(),
+            Some(due) if due.action == Action::Fake => self.pop(),
             _ => None,
         }
     }
@@ -144,12 +161,13 @@ impl Outstanding {
         for due in self.dues.drain(..count).rev() {
             skipped(due);
         }
+        self.drop_marks();
         end.is_some()
     }
 
     /// Takes out the ReadyForQuery that was due next, with everything still queued before it.
     pub fn take_ready(&mut self) -> Option<Due> {
-        while let Some(due) = self.dues.pop_front() {
+        while let Some(due) = self.pop() {
             if due.kind.ends_with_ready() {
                 return Some(due);
             }
@@ -157,8 +175,21 @@ impl Outstanding {
         None
     }
 
-    /// Drops the Syncs owed: PostgreSQL ignores a Sync it reads while it copies in.
-    pub fn drop_syncs(&mut self) {
-        self.dues.retain(|due| due.kind != Kind::Sync);
+    /// The first in the queue turns out to copy in: PostgreSQL ignores the Syncs it reads until the copy data ends. Says
+    /// whether their end was sent already.
+    pub fn ignore_syncs_of_copy(&mut self) -> bool {
+        let end = self.dues.iter().position(|due| due.kind == Kind::CopyEnd);
+        let mut at = 0;
+        self.dues.retain(|due| {
+            let in_copy = end.is_none_or(|end| at <= end);
+            at += 1;
+            !(in_copy && matches!(due.kind, Kind::Sync | Kind::CopyEnd))
+        });
+        end.is_some()
+    }
+
+    /// Is a Sync owed?
+    pub fn has_sync(&self) -> bool {
+        self.dues.iter().any(|due| due.kind == Kind::Sync)
     }
 }

@@ -8,8 +8,9 @@
 
 use super::statements::{Statement, StatementError};
 
-/// Most bytes a statement's or portal's name may have. Postgres tells names apart by their first 63.
-pub const NAME_LEN_MAX: usize = 4096;
+/// Most bytes a statement's or portal's name may have. Postgres has no limit of its own; half a buffer is far more than any
+/// driver's names.
+pub const NAME_LEN_MAX: usize = 32 * 1024;
 
 /// A Parse that names its statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

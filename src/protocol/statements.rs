@@ -35,6 +35,10 @@ pub const CLIENT_STATEMENTS_MAX: usize = 65_536;
 /// Most bytes the names, queries and types of a client's statements may have.
 pub const CLIENT_STATEMENT_BYTES_MAX: usize = 256 * 1024 * 1024;
 
+/// How the names of our statements on servers begin: PgBouncer's prefix, which operators know from
+/// pg_prepared_statements.
+pub const SERVER_NAME_PREFIX: &str = "PGBOUNCER_";
+
 /// What is wrong with a client's use of prepared statements. PgBouncer closes the client for each of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StatementError {
@@ -84,8 +88,7 @@ pub struct Statement {
 impl Statement {
     /// A statement with a number nobody has had. `body` is that of a Parse, after the name.
     pub(super) fn new(id: u64, body: &[u8]) -> Statement {
-        // PgBouncer's prefix: operators know it from pg_prepared_statements.
-        Statement { id, server_name: format!("PGBOUNCER_{id}"), body: body.into() }
+        Statement { id, server_name: format!("{SERVER_NAME_PREFIX}{id}"), body: body.into() }
     }
 
     /// Its number, unique in this process.

@@ -1,6 +1,7 @@
 //! Queries of our own: server_reset_query, server_check_query, and the SETs that give a server a client's parameters.
 
 use std::io;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::Server;
@@ -101,6 +102,14 @@ impl Server {
     pub(crate) fn note_parameter(&mut self, body: &[u8]) {
         if let Some((name, value)) = backend::parse_parameter_status(body) {
             self.parameters = self.parameters.with(name, value);
+            self.note_application_name(name, value);
+        }
+    }
+
+    /// Writes the application_name on the card, if this parameter is it.
+    pub(crate) fn note_application_name(&self, name: &str, value: &str) {
+        if name.eq_ignore_ascii_case("application_name") {
+            *self.card().application_name.lock().unwrap_or_else(PoisonError::into_inner) = Arc::from(value);
         }
     }
 

@@ -67,8 +67,10 @@ pub enum Order {
     None,
     /// KILL_CLIENT or KILL.
     Kill,
-    /// query_timeout passed.
+    /// query_timeout passed while its server was at work.
     QueryTimeout,
+    /// query_timeout passed while it was in line.
+    QueryTimeoutInLine,
     /// transaction_timeout passed.
     TransactionTimeout,
     /// idle_transaction_timeout passed.
@@ -81,10 +83,11 @@ pub enum Order {
     Shutdown,
 }
 
-const ORDERS: [Order; 8] = [
+const ORDERS: [Order; 9] = [
     Order::None,
     Order::Kill,
     Order::QueryTimeout,
+    Order::QueryTimeoutInLine,
     Order::TransactionTimeout,
     Order::IdleTransactionTimeout,
     Order::ClientIdleTimeout,

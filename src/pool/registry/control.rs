@@ -11,7 +11,6 @@ use std::sync::Arc;
 use super::{Directory, Registry};
 use crate::pool::Pool;
 use crate::pool::orders::{Counts, Ended};
-use crate::pool::rules;
 use crate::stats::moment::Moment;
 
 /// Ends when what a command waits for has come about. Dropping it stops the waiting, not the command. Cancel safe.
@@ -272,7 +271,7 @@ impl Directory {
 
     /// The entry of a database; made, where only `*` stands for it.
     fn find(&mut self, name: &str) -> Result<&mut super::Entry, ControlError> {
-        if rules::entry(&self.config, name).is_none() || name == "*" {
+        if self.config.database(name).is_none() || name == "*" {
             return Err(ControlError::NoSuchDatabase(name.to_owned()));
         }
         Ok(self.databases.entry(Arc::from(name)).or_default())

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use super::crowd::Limits;
 use super::{Entry, Registry};
 use crate::config::{Config, Database, Host, LoadBalanceHosts, PoolMode};
-use crate::pool::rules;
 
 /// The row of a database in SHOW DATABASES. The console's own database is not among them.
 #[derive(Clone, Debug)]
@@ -53,7 +52,7 @@ impl Registry {
     pub fn database_views(&self) -> Vec<DatabaseView> {
         let directory = self.read();
         let rows = directory.databases.iter().filter_map(|(name, entry)| {
-            let database = rules::entry(&directory.config, name)?;
+            let database = directory.config.database(name)?;
             Some(self.database_view(&directory.config, name, database, entry))
         });
         rows.collect()
@@ -112,7 +111,7 @@ impl Registry {
 /// The limits that a client of this database and user meets.
 pub(super) fn client_limits(config: &Config, database: &str, user: &str) -> Limits {
     Limits {
-        database: rules::entry(config, database).map_or(0, |entry| max_db_client_connections(config, entry)),
+        database: config.database(database).map_or(0, |entry| max_db_client_connections(config, entry)),
         user: max_user_client_connections(config, user),
     }
 }

@@ -1,0 +1,109 @@
+//! As much of Postgres as a pool can tell: it lets everybody but `stranger` in and answers every query with nothing.
+
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+
+pub(super) struct Postgres {
+    port: u16,
+    seen: Arc<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    logins: AtomicUsize,
+    goodbyes: AtomicUsize,
+    queries: Mutex<Vec<String>>,
+    hang_up: Notify,
+}
+
+impl Postgres {
+    pub(super) async fn start() -> Postgres {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let seen = Arc::new(Seen::default());
+        let shared = seen.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(backend(stream, shared.clone()));
+            }
+        });
+        Postgres { port, seen }
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(super) fn logins(&self) -> usize {
+        self.seen.logins.load(Relaxed)
+    }
+
+    /// How many servers were closed politely.
+    pub(super) fn goodbyes(&self) -> usize {
+        self.seen.goodbyes.load(Relaxed)
+    }
+
+    pub(super) fn queries(&self) -> Vec<String> {
+        self.seen.queries.lock().unwrap().clone()
+    }
+
+    /// Ends every backend, as a crash does.
+    pub(super) fn hang_up(&self) {
+        self.seen.hang_up.notify_waiters();
+    }
+}
+
+async fn backend(stream: TcpStream, seen: Arc<Seen>) {
+    let hang_up = seen.hang_up.notified();
+    tokio::select! {
+        () = hang_up => {}
+        _ = converse(stream, &seen) => {}
+    }
+}
+
+async fn converse(mut stream: TcpStream, seen: &Seen) -> std::io::Result<()> {
+    let len = stream.read_u32().await?;
+    let mut startup = vec![0; len as usize - 4];
+    stream.read_exact(&mut startup).await?;
+    if String::from_utf8_lossy(&startup).contains("stranger") {
+        return stream.write_all(&message(b'E', b"SFATAL\0C28000\0Mno stranger here\0\0")).await;
+    }
+    seen.logins.fetch_add(1, Relaxed);
+    let mut greeting = message(b'R', &[0, 0, 0, 0]);
+    greeting.extend(message(b'S', b"server_version\x0015.0\0"));
+    greeting.extend(message(b'K', &[0, 0, 0, 1, 0, 0, 0, 2]));
+    greeting.extend(message(b'Z', b"I"));
+    stream.write_all(&greeting).await?;
+    loop {
+        let tag = stream.read_u8().await?;
+        let len = stream.read_u32().await?;
+        let mut body = vec![0; len as usize - 4];
+        stream.read_exact(&mut body).await?;
+        match tag {
+            b'Q' => {
+                body.pop();
+                seen.queries.lock().unwrap().push(String::from_utf8(body).unwrap());
+                let mut reply = message(b'I', b"");
+                reply.extend(message(b'Z', b"I"));
+                stream.write_all(&reply).await?;
+            }
+            b'X' => {
+                seen.goodbyes.fetch_add(1, Relaxed);
+                return Ok(());
+            }
+            other => panic!("a pool says nothing like {}", other.escape_ascii()),
+        }
+    }
+}
+
+fn message(tag: u8, body: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![tag];
+    bytes.extend((body.len() as u32 + 4).to_be_bytes());
+    bytes.extend(body);
+    bytes
+}
