@@ -177,7 +177,8 @@ fn broken_scram_dialogues_are_refused() {
     refused(opening("SCRAM-SHA-256", &[0xff; 100]), "no text");
     refused(opening("SCRAM-SHA-256", b"n,,n=,m=extension,r=abc"), "a mandatory extension");
 
-    let finals: [(&str, &dyn Fn(&str) -> String); 5] = [
+    type Last<'a> = &'a dyn Fn(&str) -> String;
+    let finals: [(&str, Last<'_>); 5] = [
         ("a wrong proof", &|nonce| format!("c=biws,r={nonce},p={}", BASE64.encode([7; 32]))),
         ("a short proof", &|nonce| format!("c=biws,r={nonce},p={}", BASE64.encode([7; 31]))),
         ("another nonce", &|nonce| format!("c=biws,r={nonce}x,p={}", BASE64.encode([7; 32]))),

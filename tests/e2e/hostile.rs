@@ -306,7 +306,9 @@ fn a_scram_challenge_with_absurd_iterations_is_refused() {
     let server = FakeServer::start(|mut wire| {
         let length: Vec<u8> = (0..4).map(|_| wire.byte()).collect();
         let length = u32::from_be_bytes(length.try_into().unwrap());
-        (4..length).for_each(|_| drop(wire.byte()));
+        for _ in 4..length {
+            wire.byte();
+        }
         wire.send(Script::new().message(b'R', b"\0\0\0\x0aSCRAM-SHA-256\0\0"));
         let first = wire.expect(b'p');
         let text = String::from_utf8_lossy(&first.body).into_owned();
