@@ -366,6 +366,10 @@ fn servers_that_break_the_protocol_in_a_query_are_closed() {
 
 #[test]
 fn what_a_server_says_while_idle_reaches_nobody() {
+    // PgBouncer keeps such a server, and what it says may reach the next client.
+    if support::beyond_pgbouncer() {
+        return;
+    }
     let (speak, connections) = (Arc::new(Barrier::new(2)), Arc::new(AtomicUsize::new(0)));
     let when = Arc::clone(&speak);
     let (proxy, _server) = before(move |mut wire| {
@@ -387,10 +391,7 @@ fn what_a_server_says_while_idle_reaches_nobody() {
     proxy.until_pool("sv_idle", 1);
 
     speak.wait();
-    // PgBouncer throws away what it says and keeps it.
-    if !support::proxy::is_pgbouncer() {
-        proxy.until_serverless();
-    }
+    proxy.until_serverless();
 
     assert_eq!(client.query("SELECT 1").shape(), "CZ");
 }
