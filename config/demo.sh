@@ -160,8 +160,13 @@ end() {
     trap '' INT TERM HUP
     trap - EXIT
     if [[ -n $pooler ]]; then
-        # SIGQUIT is "now", whoever is still connected.
+        # SIGQUIT is "now", whoever is still connected; five seconds are plenty for that.
         kill -QUIT "$pooler" 2>/dev/null || true
+        for _ in {1..50}; do
+            kill -0 "$pooler" 2>/dev/null || break
+            sleep 0.1
+        done
+        kill -KILL "$pooler" 2>/dev/null || true
         wait "$pooler" 2>/dev/null || true
     fi
     if [[ -n $data && -e $data/postmaster.pid ]]; then

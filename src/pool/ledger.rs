@@ -71,8 +71,11 @@ impl Ledger {
             Ok(()) => return Some(booked()),
             Err(full) => full,
         };
-        let may_evict = purpose != Purpose::Minimum;
-        while let Some((victim, kept)) = may_evict.then(|| self.evict(&pool.names, full)).flatten() {
+        if purpose == Purpose::Minimum {
+            // Not even remembered: news of room is for pools with clients that wait.
+            return None;
+        }
+        while let Some((victim, kept)) = self.evict(&pool.names, full) {
             let exchanged = lock(&self.quota).exchange(&victim.names, &pool.names, caps);
             match exchanged {
                 Ok(()) => {

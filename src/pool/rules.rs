@@ -1,4 +1,4 @@
-//! The effective settings of one pool: what [pgbouncer], [databases] and [users] say of one (database, user).
+//! The effective settings of one pool: what `[pgbouncer]`, `[databases]` and `[users]` say of one (database, user).
 //!
 //! Pure: no clock, lock, socket or task.
 //!

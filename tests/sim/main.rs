@@ -1,7 +1,8 @@
-//! Seeded simulation of the pools: random events, a virtual clock, and the promises of the scheduler checked after each.
+//! Seeded simulation of the pools: random events, a virtual clock, and the promises of the scheduler checked after
+//! each.
 //!
-//! A failure names its seed and the last events; `SIM_SEED=<seed> cargo test --test sim` replays it alone. Seeds that once
-//! found something stand in `seeds.txt` and are replayed first.
+//! A failure names its seed and the last events; `SIM_SEED=<seed> cargo test --test sim` replays it alone. Seeds that
+//! once found something stand in `seeds.txt` and are replayed first.
 
 mod rng;
 mod world;

@@ -1,7 +1,7 @@
 //! The simulated process: a few pools under common caps, their servers as integers, clients as integers.
 //!
-//! It keeps its own plain books of who waits, who has what and which servers exist, carries out the scheduler's orders as
-//! the real pool does, and compares after every event.
+//! It keeps its own plain books of who waits, who has what and which servers exist, carries out the scheduler's orders
+//! as the real pool does, and compares after every event.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
@@ -118,13 +118,17 @@ impl World {
         self.check();
     }
 
-    /// Everything works from here on: everyone who waits must be served or refused, and then nothing may be left.
+    /// Everything works from here on, and nobody is refused for waiting long: everyone must be served, and then nothing
+    /// may be left.
     pub(crate) fn finish(&mut self) {
         for pool in 0..self.pools.len() {
             self.note(pool, "finish");
             if std::mem::take(&mut self.pools[pool].paused) {
                 self.pools[pool].scheduler.resume(self.now);
             }
+            self.pools[pool].policy.query_wait_timeout = Duration::ZERO;
+            let policy = self.pools[pool].policy.clone();
+            self.pools[pool].scheduler.set_policy(policy, self.now);
             self.carry_out(pool);
         }
         for round in 0.. {
@@ -190,7 +194,7 @@ impl World {
                 }
             }
             self.carry_out(at);
-            if self.pools[at].scheduler.counts(self.now).idle == 0 || self.pools[at].line.len() > 0 {
+            if self.pools[at].scheduler.counts(self.now).idle == 0 || !self.pools[at].line.is_empty() {
                 return;
             }
         }
@@ -420,7 +424,8 @@ impl World {
                 self.give_back(&victims);
             }
         }
-        if room.is_ok() || self.quota.take_or_wait(&names, caps, at).is_ok() {
+        let wait = purpose != Purpose::Minimum;
+        if room.is_ok() || (wait && self.quota.take_or_wait(&names, caps, at).is_ok()) {
             self.pools[at].opening.push(slip);
         } else {
             self.pools[at].scheduler.open_refused(slip, self.now);
@@ -495,6 +500,11 @@ impl World {
             } else {
                 assert!(counts.idle == 0 || counts.waiting == 0, "seed {}: idle while someone waits", self.seed);
                 assert!(counts.used == 0 || counts.waiting <= counts.tested + counts.opening, "used is not checked");
+            }
+            let (size, caps) = (pool.policy.pool_size, pool.caps);
+            let room = (size == 0 || counts.servers() < size) && counts.opening < OPENINGS_MAX;
+            if room && caps == Caps::default() && !pool.failed && !pool.paused && !pool.ended {
+                assert!(counts.waiting <= counts.tested + counts.opening, "seed {}: nothing is done", self.seed);
             }
             if counts.servers() <= limit(&pool.policy) {
                 pool.roof = limit(&pool.policy);
