@@ -28,10 +28,25 @@ pub async fn run(shared: Arc<Shared>) {
         let now = world::now();
         shared.registry.tick(now);
         sweep(&shared, now);
+        wake_for_fast_close(&shared);
         let period = shared.registry.config().settings.stats_period;
         if now.since(rolled) >= period {
             rolled = now;
             roll(&shared, now);
+        }
+    }
+}
+
+/// Wakes the sessions whose server is marked to be closed: with server_fast_close they end when it is at rest.
+fn wake_for_fast_close(shared: &Shared) {
+    if !shared.registry.config().settings.server_fast_close {
+        return;
+    }
+    for server in shared.roster.servers() {
+        if server.close_needed.load(Relaxed)
+            && let Some(client) = shared.roster.client(server.link())
+        {
+            client.wake();
         }
     }
 }

@@ -229,7 +229,7 @@ pub fn expected_descriptors(max_client_conn: u64, pools: impl IntoIterator<Item 
 pub fn descriptor_shortage(limit: DescriptorLimit, expected: u64) -> Option<String> {
     let soft = limit.soft.filter(|&soft| soft < expected)?;
     Some(format!(
-        "file descriptor limit {soft} is less than the {expected} that max_client_conn and the pools may need: raise it \
+        "file descriptor limit {soft} is less than the {expected} that max_client_conn and pools may need: raise it \
          (ulimit -n, LimitNOFILE=), or clients will be turned away"
     ))
 }

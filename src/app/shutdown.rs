@@ -73,12 +73,16 @@ pub async fn ended(control: Arc<Control>, shared: Arc<Shared>) {
             }
             Phase::WaitForClients => tokio::select! {
                 biased;
-                () = leave(&shared, Stop::WaitForClients, last_client_left(&shared)) => control.advance(Phase::Stopping),
+                () = leave(&shared, Stop::WaitForClients, last_client_left(&shared)) => {
+                    control.advance(Phase::Stopping);
+                }
                 _ = changed.changed() => {}
             },
             Phase::WaitForServers => tokio::select! {
                 biased;
-                () = leave(&shared, Stop::WaitForServers, last_server_free(&shared)) => control.advance(Phase::Stopping),
+                () = leave(&shared, Stop::WaitForServers, last_server_free(&shared)) => {
+                    control.advance(Phase::Stopping);
+                }
                 _ = changed.changed() => {}
             },
         }

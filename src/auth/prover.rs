@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Start ── password or md5 asked: answer ──► Start (a server may ask again) ── AuthenticationOk ──► Ok
-//!     └──── SASL ──► Opened ── its first message ──► Proved ── its signature holds ──► Verified ── AuthenticationOk ──► Ok
+//!     └── SASL ─► Opened ── its first message ─► Proved ── its signature holds ─► Verified ── AuthenticationOk ─► Ok
 //!                                └─► Deriving ──┘
 //! ```
 //!

@@ -155,7 +155,9 @@ mod tests {
     proptest! {
         #[test]
         fn parse_undoes_to_text(
-            iterations in 1..=ITERATIONS_MAX, salt in proptest::collection::vec(any::<u8>(), 1..40), keys: [[u8; 32]; 2],
+            iterations in 1..=ITERATIONS_MAX,
+            salt in proptest::collection::vec(any::<u8>(), 1..40),
+            keys: [[u8; 32]; 2],
         ) {
             let secret = ScramSecret { iterations, salt, stored_key: keys[0], server_key: keys[1] };
             prop_assert_eq!(ScramSecret::parse(&secret.to_text()), Some(secret));

@@ -5,8 +5,8 @@
 //! it has gone to somebody else; so a server with a request under way is not given to anybody:
 //!
 //! ```text
-//!   cancel:  server.cancels += 1;  is it still on loan to the client?  ── yes ─► send, wait for the end ─► cancels -= 1
-//!                                                                      └─ no ──► cancels -= 1
+//!   cancel:  server.cancels += 1;  still on loan to the client?  ── yes ─► send, wait for the end ─► cancels -= 1
+//!                                                                └─ no ──► cancels -= 1
 //!   release: client's link = 0;    is server.cancels 0?  ── no ─► keep it back until it is
 //! ```
 //!

@@ -50,6 +50,8 @@ pub enum Farewell {
     ParameterRefused(String),
     /// The server's connection was lost; how, if we know.
     ServerCrashed(Option<String>),
+    /// Its server had to be closed, and server_fast_close is set.
+    ServerUnwanted,
     /// The server broke the protocol.
     ServerAtFault(&'static str),
     /// The client broke a rule.
@@ -70,6 +72,7 @@ impl Farewell {
             Ended::ClientAtFault(fault) => Farewell::Fault(fault),
             Ended::ServerAtFault(how) => Farewell::ServerAtFault(how),
             Ended::Ordered(order) => Farewell::Ordered(order),
+            Ended::ServerUnwanted => Farewell::ServerUnwanted,
         }
     }
 
@@ -98,8 +101,9 @@ impl Farewell {
             Farewell::DatabaseDisabled(name) => return Cow::Owned(format!("database \"{name}\" is disabled")),
             Farewell::NotAllowed => "not allowed",
             Farewell::ShuttingDown => "pooler is shutting down",
-            Farewell::Refused(refusal) => return refused_text(refusal),
+            Farewell::Refused(refusal) => return Cow::Owned(refusal.to_string()),
             Farewell::ParameterRefused(message) => return Cow::Owned(message.clone()),
+            Farewell::ServerUnwanted => "database configuration changed",
             Farewell::ServerCrashed(_) => "server conn crashed?",
             Farewell::ServerAtFault(how) => how,
             Farewell::Fault(fault) => return fault_text(fault),
@@ -182,19 +186,6 @@ fn order_text(order: Order) -> &'static str {
         Order::ClientIdleTimeout => "client_idle_timeout",
         Order::ClientLoginTimeout => "client_login_timeout",
         Order::Shutdown => "server shutting down",
-    }
-}
-
-fn refused_text(refusal: &Refusal) -> Cow<'static, str> {
-    match refusal {
-        Refusal::QueryWaitTimeout => Cow::Borrowed("query_wait_timeout"),
-        Refusal::ServerLoginFailed(error) => Cow::Owned(error.message.clone()),
-        Refusal::LoginRetry(error) => {
-            Cow::Owned(format!("server login has been failing, cached error: {} (server_login_retry)", error.message))
-        }
-        Refusal::DatabaseGone => Cow::Borrowed("database configuration changed"),
-        Refusal::Killed => Cow::Borrowed("admin forced disconnect"),
-        Refusal::Shutdown => Cow::Borrowed("server shutting down"),
     }
 }
 

@@ -340,6 +340,7 @@ impl Arrival {
                 pool.cancel_settled();
             }
         };
+        let _counted = pool.as_ref().map(|pool| CountedCancel::new(pool.clone()));
         match forward(&client, &self.shared.roster, &tcp, settings.cancel_wait_timeout, settled).await {
             Outcome::Told => tracing::debug!(conn = ?lines::Tag::client(&client), "cancel request forwarded"),
             Outcome::NothingRuns => tracing::debug!(conn = ?lines::Tag::client(&client), "nothing to cancel"),
@@ -411,6 +412,24 @@ fn poll_welcome(
         }
     }
     Poll::Pending
+}
+
+/// One cancel request under way, for SHOW POOLS.
+struct CountedCancel {
+    pool: Arc<Pool>,
+}
+
+impl CountedCancel {
+    fn new(pool: Arc<Pool>) -> CountedCancel {
+        pool.cancel_requests().active.fetch_add(1, Relaxed);
+        CountedCancel { pool }
+    }
+}
+
+impl Drop for CountedCancel {
+    fn drop(&mut self) {
+        self.pool.cancel_requests().active.fetch_sub(1, Relaxed);
+    }
 }
 
 /// The dialogue for an auth_type. The configuration refuses the types that have none yet.

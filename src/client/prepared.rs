@@ -174,8 +174,8 @@ fn close(relay: &mut Relay<'_>, len: usize) -> Result<Change, Fault> {
     Ok(Change::Replaced)
 }
 
-/// The statement a client means. One that it has not prepared is for the server to refuse, in its own words and with all
-/// that follows from it in the transaction; but for a name of ours, which another client's statement may have there.
+/// The statement a client means. One that it has not prepared is for the server to refuse, in its own words and with
+/// all that follows from it in the transaction; but for a name of ours, which another client's statement may have there.
 fn known(relay: &Relay<'_>, name: &[u8]) -> Result<Option<Arc<Statement>>, Fault> {
     match relay.client.statements.find(name) {
         Ok(statement) => Ok(Some(statement.clone())),

@@ -52,6 +52,8 @@ pub(crate) enum Ended {
     ServerAtFault(&'static str),
     /// An order was left on the client's card.
     Ordered(Order),
+    /// The server is marked to be closed, and server_fast_close says not to wait for the end of the session.
+    ServerUnwanted,
 }
 
 /// What a client did that it must not do.
@@ -122,6 +124,9 @@ impl<'a> Relay<'a> {
         if order != Order::None {
             return Err(Ended::Ordered(order));
         }
+        if self.must_leave_server() {
+            return Err(Ended::ServerUnwanted);
+        }
         let mut reads_left = self.client.limits.reads_per_turn;
         self.poll_forth(cx, &mut reads_left)?;
         self.poll_back(cx, &mut reads_left)?;
@@ -134,6 +139,15 @@ impl<'a> Relay<'a> {
             cx.waker().wake_by_ref();
         }
         Ok(())
+    }
+
+    /// server_fast_close: does a session end because its server is marked to be closed?
+    #[inline]
+    fn must_leave_server(&self) -> bool {
+        self.client.mode == Mode::Session
+            && self.client.limits.server_fast_close
+            && self.server.card().close_needed.load(Relaxed)
+            && self.server.exchange.at_rest()
     }
 
     /// May the server change hands? Everything the client sent is with it, everything it owed is on its way to the

@@ -55,7 +55,7 @@ impl From<PoolMode> for Mode {
 }
 
 /// Settings the relay looks at for each message.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Limits {
     /// sbuf_loopcnt.
     pub(crate) reads_per_turn: u32,
@@ -63,6 +63,8 @@ pub(crate) struct Limits {
     pub(crate) message_len_max: usize,
     /// disable_pqexec.
     pub(crate) disable_pqexec: bool,
+    /// server_fast_close.
+    pub(crate) server_fast_close: bool,
     /// max_prepared_statements; 0 in session mode, where names need no care.
     pub(crate) prepared_statements_max: usize,
 }
@@ -127,7 +129,7 @@ impl Client {
             outbox: Outbox::default(),
             rules_version: pool.rules_version(),
             mode: rules.pool_mode.into(),
-            limits: Limits { reads_per_turn: 1, message_len_max: 0, disable_pqexec: false, prepared_statements_max: 0 },
+            limits: Limits::default(),
             statements: ClientStatements::default(),
             tally: Tally::default(),
             waiter: Waiter::new(entered.card().clone(), pool.clone()),
@@ -194,6 +196,7 @@ impl Client {
             reads_per_turn: config.settings.sbuf_loopcnt.saturating_add(2),
             message_len_max: usize::try_from(config.settings.max_packet_size).unwrap_or(usize::MAX),
             disable_pqexec: config.settings.disable_pqexec,
+            server_fast_close: self.rules.server_fast_close,
             prepared_statements_max: match self.mode {
                 Mode::Session => 0,
                 _ => usize::try_from(config.settings.max_prepared_statements).unwrap_or(usize::MAX),

@@ -74,6 +74,8 @@ pub struct Rules {
     pub disable_pqexec: bool,
     /// Log every closing?
     pub log_disconnections: bool,
+    /// log_connections.
+    pub log_connections: bool,
     /// Does the database force a user?
     pub forced_user: bool,
     /// The database's name at the server.
@@ -135,6 +137,7 @@ impl Rules {
             sbuf_loopcnt: settings.sbuf_loopcnt,
             disable_pqexec: settings.disable_pqexec,
             log_disconnections: settings.log_disconnections,
+            log_connections: settings.log_connections,
             forced_user: database.user.is_some(),
             dbname: database.dbname.clone().unwrap_or_else(|| name.to_owned()),
             hosts: database.hosts.clone(),
@@ -199,6 +202,7 @@ impl Rules {
             connect_query: self.connect_query.clone(),
             tcp: self.tcp.clone(),
             keys,
+            log_connections: self.log_connections,
         })
     }
 }

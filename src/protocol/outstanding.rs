@@ -175,8 +175,8 @@ impl Outstanding {
         None
     }
 
-    /// The first in the queue turns out to copy in: PostgreSQL ignores the Syncs it reads until the copy data ends. Says
-    /// whether their end was sent already.
+    /// The first in the queue turns out to copy in: PostgreSQL ignores the Syncs it reads until the copy data ends.
+    /// Says whether their end was sent already.
     pub fn ignore_syncs_of_copy(&mut self) -> bool {
         let end = self.dues.iter().position(|due| due.kind == Kind::CopyEnd);
         let mut at = 0;

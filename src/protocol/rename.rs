@@ -8,7 +8,7 @@
 
 use super::statements::{Statement, StatementError};
 
-/// Most bytes a statement's or portal's name may have. Postgres has no limit of its own; half a buffer is far more than any
+/// Most bytes a statement's or portal's name may have. Postgres has no limit of its own; this is far more than any
 /// driver's names.
 pub const NAME_LEN_MAX: usize = 32 * 1024;
 

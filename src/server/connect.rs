@@ -48,6 +48,8 @@ pub struct Target {
     pub tcp: TcpOptions,
     /// Derived keys, shared by the process.
     pub keys: KeyCache,
+    /// log_connections.
+    pub log_connections: bool,
 }
 
 /// Why a server connection could not be opened.
@@ -118,7 +120,9 @@ async fn attempt(target: &Target, roster: &Arc<Roster>) -> Result<Box<Server>, C
         }
     })?;
     let (mut server, reach) = enter(target, roster, dialled);
-    tracing::info!(conn = ?lines::Tag::server(server.card()), "{}", lines::new_server(&server.card().local));
+    if target.log_connections {
+        tracing::info!(conn = ?lines::Tag::server(server.card()), "{}", lines::new_server(&server.card().local));
+    }
     send_startup(&mut server, target).await.map_err(|error| ConnectError::lost(&error))?;
     log_in(&mut server, target, reach).await?;
     if let Some(sql) = &target.connect_query {
