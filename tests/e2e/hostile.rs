@@ -306,7 +306,9 @@ fn a_scram_challenge_with_absurd_iterations_is_refused() {
     let server = FakeServer::start(|mut wire| {
         let length: Vec<u8> = (0..4).map(|_| wire.byte()).collect();
         let length = u32::from_be_bytes(length.try_into().unwrap());
-        (4..length).for_each(|_| drop(wire.byte()));
+        for _ in 4..length {
+            wire.byte();
+        }
         wire.send(Script::new().message(b'R', b"\0\0\0\x0aSCRAM-SHA-256\0\0"));
         let first = wire.expect(b'p');
         let text = String::from_utf8_lossy(&first.body).into_owned();
@@ -364,6 +366,10 @@ fn servers_that_break_the_protocol_in_a_query_are_closed() {
 
 #[test]
 fn what_a_server_says_while_idle_reaches_nobody() {
+    // PgBouncer keeps such a server, and what it says may reach the next client.
+    if support::beyond_pgbouncer() {
+        return;
+    }
     let (speak, connections) = (Arc::new(Barrier::new(2)), Arc::new(AtomicUsize::new(0)));
     let when = Arc::clone(&speak);
     let (proxy, _server) = before(move |mut wire| {
@@ -385,10 +391,7 @@ fn what_a_server_says_while_idle_reaches_nobody() {
     proxy.until_pool("sv_idle", 1);
 
     speak.wait();
-    // PgBouncer throws away what it says and keeps it.
-    if !support::proxy::is_pgbouncer() {
-        proxy.until_serverless();
-    }
+    proxy.until_serverless();
 
     assert_eq!(client.query("SELECT 1").shape(), "CZ");
 }

@@ -255,6 +255,22 @@ fn an_unknown_statement_is_refused_and_costs_nobody_else() {
 }
 
 #[test]
+fn an_unknown_statement_is_an_error_after_which_the_session_goes_on() {
+    // PgBouncer ends the session.
+    if support::beyond_pgbouncer() {
+        return;
+    }
+    let proxy = single();
+    let mut client = proxy.client();
+
+    let reply = client.run(Script::new().run_prepared("never", &[]).run("SELECT 1", &[]).sync());
+
+    assert_eq!(reply.shape(), "EZ");
+    assert_eq!(reply.error().unwrap()[&'C'], "26000");
+    assert_eq!(client.value("SELECT 1"), "1");
+}
+
+#[test]
 fn statements_are_described() {
     let proxy = single();
     let mut client = proxy.client();

@@ -52,6 +52,7 @@ impl Postgres {
         SERVER.get_or_init(Postgres::start)
     }
 
+    #[expect(clippy::zombie_processes, reason = "the warden ends it, after this process has ended")]
     fn start() -> Postgres {
         let dir = warden().dir();
         let data = dir.join("data");
