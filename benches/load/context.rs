@@ -5,7 +5,7 @@ use std::fs;
 use std::process::Command;
 
 use crate::options::Options;
-use crate::pooler::{Contender, POOL_SIZE};
+use crate::pooler::{Contender, POOL_SIZE, Part};
 
 /// Machine, kernel, versions, commit and the choices made, as Markdown.
 pub(crate) fn describe(contenders: &[Contender], options: &Options) -> String {
@@ -14,7 +14,7 @@ pub(crate) fn describe(contenders: &[Contender], options: &Options) -> String {
     let _ = writeln!(text, "- machine: {cores} cores, {}, {} memory", processor(), memory());
     let _ = writeln!(text, "- kernel: {}", first_line("uname", &["-srm"]));
     let _ = writeln!(text, "- server: {}", first_line("pg_config", &["--version"]));
-    for contender in contenders.iter().filter(|contender| !contender.is_direct()) {
+    for contender in contenders.iter().filter(|contender| contender.part != Part::Direct) {
         let _ = writeln!(text, "- {}: {}", contender.name, contender.version);
     }
     let folder = env!("CARGO_MANIFEST_DIR");

@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cluster::Cluster;
 use crate::pgbench::{self, Workload};
-use crate::pooler::Contender;
+use crate::pooler::{Contender, Part};
 use crate::rows::{Load, Row};
 use crate::scratch::Scratch;
 use crate::{Outcome, check_interrupted};
@@ -38,7 +38,7 @@ pub(crate) fn measure(
         if load.arguments.contains(&"-C") {
             continue;
         }
-        for contender in contenders.iter().filter(|contender| !contender.is_direct()) {
+        for contender in contenders.iter().filter(|contender| contender.part != Part::Direct) {
             check_interrupted()?;
             let cell = |tool: Tool| match per_transaction(tool, row, load, contender, cluster, scratch) {
                 Ok(count) => format!("{count:.1}"),

@@ -7,8 +7,8 @@
 use std::collections::HashMap;
 use std::io::{BufReader, Read, Write};
 use std::net::TcpStream;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -154,20 +154,27 @@ fn log_in(number: usize, port: u16, role: &str, keys: &Keys) -> Outcome<TcpStrea
 /// The client's key for each salt and iteration count, derived once: ten thousand derivations of our own would keep the
 /// machine busy without telling anything of the pooler.
 #[derive(Default)]
-struct Keys(Mutex<HashMap<(String, u32), [u8; 32]>>);
+struct Keys(Mutex<BySalt>);
+
+/// Client keys by salt and iteration count.
+type BySalt = HashMap<(String, u32), [u8; 32]>;
 
 impl Keys {
     fn client_key(&self, salt: &str, iterations: u32) -> Outcome<[u8; 32]> {
-        let mut known = self.0.lock().map_err(|_| "another log-in failed")?;
-        if let Some(key) = known.get(&(salt.to_owned(), iterations)) {
+        if let Some(key) = self.lock()?.get(&(salt.to_owned(), iterations)) {
             return Ok(*key);
         }
+        // Outside the lock: a pooler that makes up a new salt for each log-in keeps every thread deriving.
         let raw_salt = BASE64.decode(salt).map_err(|error| format!("salt: {error}"))?;
         let mut salted = [0; 32];
         pbkdf2::pbkdf2_hmac::<Sha256>(PASSWORD.as_bytes(), &raw_salt, iterations, &mut salted);
         let key = hmac(&salted, b"Client Key")?;
-        known.insert((salt.to_owned(), iterations), key);
+        self.lock()?.insert((salt.to_owned(), iterations), key);
         Ok(key)
+    }
+
+    fn lock(&self) -> Outcome<MutexGuard<'_, BySalt>> {
+        self.0.lock().map_err(|_| "another log-in panicked".into())
     }
 }
 

@@ -40,8 +40,22 @@ impl Auth {
     }
 }
 
+/// What a contender is there for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// pgweir.
+    Ours,
+    /// The PgBouncer all ratios are to.
+    Measure,
+    /// Another pooler, for comparison.
+    Beside,
+    /// PostgreSQL without pooler.
+    Direct,
+}
+
 /// One column of the table.
 pub(crate) struct Contender {
+    pub(crate) part: Part,
     /// The column's heading.
     pub(crate) name: String,
     /// What the program says of itself.
@@ -57,7 +71,7 @@ pub(crate) struct Contender {
 /// # Errors
 /// When a program named on the command line is not there.
 pub(crate) fn line_up(options: &Options, scratch: &Scratch) -> Outcome<Vec<Contender>> {
-    let mut contenders = vec![Contender::adopt("pgweir", &options.pgweir, "pgweir", scratch)?];
+    let mut contenders = vec![Contender::adopt(Part::Ours, "pgweir", &options.pgweir, "pgweir", scratch)?];
     let installed = Path::new("/usr/sbin/pgbouncer");
     let mut pgbouncers = options.pgbouncers.clone();
     if installed.exists() && !pgbouncers.iter().any(|path| path == installed) {
@@ -72,9 +86,11 @@ pub(crate) fn line_up(options: &Options, scratch: &Scratch) -> Outcome<Vec<Conte
         if contenders.iter().any(|other| other.name == name) {
             name = format!("{name} #{}", number + 1);
         }
-        contenders.push(Contender::adopt(&name, path, &format!("pgbouncer-{number}"), scratch)?);
+        let part = if number == 0 { Part::Measure } else { Part::Beside };
+        contenders.push(Contender::adopt(part, &name, path, &format!("pgbouncer-{number}"), scratch)?);
     }
     contenders.push(Contender {
+        part: Part::Direct,
         name: "no pooler".into(),
         version: String::new(),
         program: None,
@@ -84,15 +100,10 @@ pub(crate) fn line_up(options: &Options, scratch: &Scratch) -> Outcome<Vec<Conte
 }
 
 impl Contender {
-    fn adopt(name: &str, program: &Path, label: &str, scratch: &Scratch) -> Outcome<Contender> {
+    fn adopt(part: Part, name: &str, program: &Path, label: &str, scratch: &Scratch) -> Outcome<Contender> {
         let version = first_line_of_version(program);
         let program = Some(scratch.adopt_program(program, label)?);
-        Ok(Contender { name: name.into(), version, program, label: label.into() })
-    }
-
-    /// Whether this is PostgreSQL without pooler.
-    pub(crate) fn is_direct(&self) -> bool {
-        self.program.is_none()
+        Ok(Contender { part, name: name.into(), version, program, label: label.into() })
     }
 
     /// Starts the pooler and waits until it listens.

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use crate::Outcome;
 use crate::options::Options;
-use crate::pooler::Contender;
+use crate::pooler::{Contender, Part};
 use crate::rows::{Bound, Promise, Row};
 
 /// The figures of one measurement, by name; the unit is the name's last word.
@@ -41,7 +41,7 @@ pub(crate) struct Ledger {
 
 struct Column {
     name: String,
-    is_direct: bool,
+    part: Part,
 }
 
 /// pgweir's column, and that of the PgBouncer all ratios are to; see `pooler::line_up`.
@@ -59,8 +59,7 @@ impl Ledger {
         fs::create_dir_all(&out).map_err(trouble)?;
         let mut csv = File::create(out.join("samples.csv")).map_err(trouble)?;
         writeln!(csv, "round,row,contender,figure,value").map_err(trouble)?;
-        let contenders =
-            contenders.iter().map(|one| Column { name: one.name.clone(), is_direct: one.is_direct() }).collect();
+        let contenders = contenders.iter().map(|one| Column { name: one.name.clone(), part: one.part }).collect();
         Ok(Ledger { contenders, entries: BTreeMap::new(), rounds: options.rounds, out, csv, readme: options.readme })
     }
 
@@ -189,7 +188,7 @@ impl Ledger {
         if figure != ADDED {
             return sample(column)?.get(figure);
         }
-        let direct = self.contenders.iter().position(|column| column.is_direct)?;
+        let direct = self.contenders.iter().position(|column| column.part == Part::Direct)?;
         // With one client, the mean latency is the time divided by the transactions.
         let mean_us = |column| Some(1e6 / sample(column)?.get("tps")?);
         (column != direct).then_some(())?;
