@@ -15,21 +15,24 @@ use crate::stats::moment::Moment;
 use crate::stats::roster::Roster;
 
 /// The share of a core above which the workers in use are too busy, on average.
-const BUSY_SHARE: f64 = 0.6;
+const BUSY_SHARE: f64 = 0.75;
+
+/// How long they must be too busy before one more joins: a burst of logins is no reason.
+const BUSY_FOR: Duration = Duration::from_secs(1);
 
 /// The share below which the remaining workers would be, were there one less.
-const SPARE_SHARE: f64 = 0.3;
+const SPARE_SHARE: f64 = 0.5;
 
 /// How long there must be one worker too many before it is sent home.
-const PATIENCE: Duration = Duration::from_secs(10);
+const SPARE_FOR: Duration = Duration::from_secs(3);
 
-/// Decides how many workers take part.
-///
-/// The deciding part is pure: shares of cores and times in, a number out.
+/// Decides how many workers take part. Pure: shares of cores and times in, a number out.
 #[derive(Debug)]
 pub struct Balance {
     workers: usize,
     in_use: usize,
+    /// Since when those in use have been too busy.
+    busy_since: Option<Moment>,
     /// Since when there has been one too many.
     spare_since: Option<Moment>,
 }
@@ -37,7 +40,7 @@ pub struct Balance {
 impl Balance {
     /// One worker in use, of so many.
     pub fn new(workers: usize) -> Balance {
-        Balance { workers, in_use: 1, spare_since: None }
+        Balance { workers, in_use: 1, busy_since: None, spare_since: None }
     }
 
     /// How many are to be in use from now on; `shares` are the parts of a core that each worker has used since last
@@ -45,20 +48,26 @@ impl Balance {
     pub fn decide(&mut self, shares: &[f64], now: Moment) -> usize {
         let used: f64 = shares.iter().sum();
         let in_use = self.in_use as f64;
-        if used / in_use > BUSY_SHARE && self.in_use < self.workers {
+        let busy = self.in_use < self.workers && used / in_use > BUSY_SHARE;
+        let spare = self.in_use > 1 && used / (in_use - 1.0) < SPARE_SHARE;
+        if lasts(&mut self.busy_since, busy, now) >= BUSY_FOR {
             self.in_use += 1;
-            self.spare_since = None;
-        } else if self.in_use > 1 && used / (in_use - 1.0) < SPARE_SHARE {
-            let since = *self.spare_since.get_or_insert(now);
-            if now.since(since) >= PATIENCE {
-                self.in_use -= 1;
-                self.spare_since = None;
-            }
-        } else {
+            self.busy_since = None;
+        } else if lasts(&mut self.spare_since, spare, now) >= SPARE_FOR {
+            self.in_use -= 1;
             self.spare_since = None;
         }
         self.in_use
     }
+}
+
+/// How long something has been so without a break; zero where it is not so.
+fn lasts(since: &mut Option<Moment>, is_so: bool, now: Moment) -> Duration {
+    if !is_so {
+        *since = None;
+        return Duration::ZERO;
+    }
+    now.since(*since.get_or_insert(now))
 }
 
 /// Tells clients where to run, after the number of workers in use has changed.
@@ -125,25 +134,35 @@ mod tests {
     }
 
     #[test]
-    fn workers_are_added_one_by_one_while_those_in_use_are_busy() {
+    fn workers_are_added_one_by_one_while_those_in_use_stay_busy() {
         let mut balance = Balance::new(3);
 
-        assert_eq!(balance.decide(&[0.5, 0.0, 0.0], at(1)), 1);
+        assert_eq!(balance.decide(&[0.9, 0.0, 0.0], at(1)), 1);
         assert_eq!(balance.decide(&[0.9, 0.0, 0.0], at(2)), 2);
-        assert_eq!(balance.decide(&[0.5, 0.5, 0.0], at(3)), 2);
-        assert_eq!(balance.decide(&[0.8, 0.7, 0.0], at(4)), 3);
-        assert_eq!(balance.decide(&[1.0, 1.0, 1.0], at(5)), 3);
+        assert_eq!(balance.decide(&[0.8, 0.8, 0.0], at(3)), 2);
+        assert_eq!(balance.decide(&[0.8, 0.8, 0.0], at(4)), 3);
+        assert_eq!(balance.decide(&[1.0, 1.0, 1.0], at(9)), 3);
     }
 
     #[test]
-    fn a_worker_goes_home_only_after_it_was_long_spare() {
+    fn a_burst_adds_nobody() {
+        let mut balance = Balance::new(2);
+
+        for second in 1..10 {
+            let share = if second % 2 == 0 { 1.0 } else { 0.1 };
+            assert_eq!(balance.decide(&[share, 0.0], at(second)), 1);
+        }
+    }
+
+    #[test]
+    fn a_worker_goes_home_only_after_it_was_spare_for_a_while() {
         let mut balance = Balance::new(2);
         balance.decide(&[0.9, 0.0], at(1));
+        assert_eq!(balance.decide(&[0.9, 0.0], at(2)), 2);
 
-        assert_eq!(balance.decide(&[0.1, 0.1], at(2)), 2);
-        assert_eq!(balance.decide(&[0.4, 0.4], at(8)), 2);
-        assert_eq!(balance.decide(&[0.1, 0.1], at(9)), 2);
-        assert_eq!(balance.decide(&[0.1, 0.1], at(18)), 2);
-        assert_eq!(balance.decide(&[0.1, 0.1], at(19)), 1);
+        assert_eq!(balance.decide(&[0.1, 0.1], at(3)), 2);
+        assert_eq!(balance.decide(&[0.4, 0.4], at(5)), 2);
+        assert_eq!(balance.decide(&[0.1, 0.1], at(6)), 2);
+        assert_eq!(balance.decide(&[0.1, 0.1], at(9)), 1);
     }
 }

@@ -118,7 +118,7 @@ fn parse(relay: &mut Relay<'_>, len: usize) -> Result<Change, Fault> {
     relay.client.note_statement_count();
     bump(&relay.client.counters().client_parse_count, 1);
     relay.to_server.take_run(&mut relay.client.inbox);
-    if relay.server.statements.touch(statement.id()) {
+    if is_there(relay, &statement) {
         let undo = Undo::Parsed { name: Some(name), sent: None };
         relay.server.exchange.ask_extended(Due { kind: Kind::Parse, action: Action::Fake, undo: Some(Box::new(undo)) });
         write_fakes(relay);
@@ -129,7 +129,6 @@ fn parse(relay: &mut Relay<'_>, len: usize) -> Result<Change, Fault> {
 }
 
 fn bind(relay: &mut Relay<'_>, len: usize) -> Result<Change, Fault> {
-    bump(&relay.client.counters().bind_count, 1);
     let fresh = relay.client.inbox.fresh();
     let statement = match rename::bind(&fresh[HEADER_LEN..len])? {
         BindNames::Unnamed => return Ok(Change::None),
@@ -139,6 +138,7 @@ fn bind(relay: &mut Relay<'_>, len: usize) -> Result<Change, Fault> {
             None => return Ok(Change::None),
         },
     };
+    bump(&relay.client.counters().bind_count, 1);
     ensure(relay, &statement);
     let fresh = relay.client.inbox.fresh();
     let body_len = message_len(fresh) - HEADER_LEN;
@@ -188,13 +188,24 @@ fn known(relay: &Relay<'_>, name: &[u8]) -> Result<Option<Arc<Statement>>, Fault
 #[inline]
 fn ensure(relay: &mut Relay<'_>, statement: &Arc<Statement>) {
     relay.to_server.take_run(&mut relay.client.inbox);
-    if !relay.server.statements.touch(statement.id()) {
+    if !is_there(relay, statement) {
         prepare(relay, statement, Action::Skip, None);
     }
 }
 
+/// Has the server the statement, beyond doubt?
+#[inline]
+fn is_there(relay: &mut Relay<'_>, statement: &Statement) -> bool {
+    relay.server.statements.touch(statement.id()) && !relay.server.exchange.in_doubt(statement.id())
+}
+
 /// Sends a Parse under our name, and a Close for each statement that has to make room.
 fn prepare(relay: &mut Relay<'_>, statement: &Arc<Statement>, action: Action, name: Option<Box<[u8]>>) {
+    if relay.server.exchange.in_doubt(statement.id()) {
+        // It may be there or not; a Close is no error either way.
+        rename::put_close(relay.to_server.bytes(), statement);
+        relay.server.exchange.ask_extended(Due { kind: Kind::Close, action: Action::Skip, undo: None });
+    }
     relay.server.statements.insert(statement.clone());
     let most = relay.client.limits.prepared_statements_max;
     while let Some(evicted) = relay.server.statements.evict(most) {
@@ -224,23 +235,26 @@ pub(super) fn write_fakes(relay: &mut Relay<'_>) {
 /// An ErrorResponse came: takes back what was booked for requests that the server will skip.
 #[cold]
 pub(super) fn failed(relay: &mut Relay<'_>) {
-    let client = &mut *relay.client;
-    let statements = &mut relay.server.statements;
-    relay.server.exchange.failed(|undo| match undo {
-        Undo::Parsed { name, sent } => {
-            if let Some(name) = name {
-                client.statements.remove(&name);
+    let mut undone = Vec::new();
+    relay.server.exchange.failed(|undo| undone.push(undo));
+    for undo in undone {
+        match undo {
+            Undo::Parsed { name, sent } => {
+                if let Some(name) = name {
+                    relay.client.statements.remove(&name);
+                }
+                // A later batch may have sent it once more.
+                if let Some(id) = sent.filter(|id| !relay.server.exchange.is_parsing(*id)) {
+                    relay.server.statements.forget(id);
+                }
             }
-            if let Some(id) = sent {
-                statements.forget(id);
+            Undo::ClientClosed { name, statement } => {
+                // It fits where it was before.
+                let _ = relay.client.statements.insert(&name, statement);
             }
+            Undo::Evicted(statement) => relay.server.statements.restore(statement),
         }
-        Undo::ClientClosed { name, statement } => {
-            // It fits where it was before.
-            let _ = client.statements.insert(&name, statement);
-        }
-        Undo::Evicted(statement) => statements.restore(statement),
-    });
+    }
     relay.client.note_statement_count();
     relay.server.note_statement_count();
 }

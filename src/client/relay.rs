@@ -176,9 +176,10 @@ impl<'a> Relay<'a> {
     fn poll_forth(&mut self, cx: &mut Context<'_>, reads_left: &mut u32) -> Result<(), Ended> {
         loop {
             self.look_at_client()?;
-            let sent = flush(&mut self.server.stream, cx, &mut self.to_server, &mut self.client.inbox);
-            if !sent.map_err(Ended::ServerGone)? {
-                return Ok(());
+            match flush(&mut self.server.stream, cx, &mut self.to_server, &mut self.client.inbox) {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                Err(error) => return Err(self.last_words(cx, error)),
             }
             // A server that can part is not read for: the client's next request stands in line like any other.
             if *reads_left == 0 || self.may_part() {
@@ -190,6 +191,16 @@ impl<'a> Relay<'a> {
                 Poll::Ready(Ok(len)) => self.client.count_received(len),
             }
             *reads_left -= 1;
+        }
+    }
+
+    /// The server takes nothing more. What it said before it went is worth more than how it went.
+    #[cold]
+    fn last_words(&mut self, cx: &mut Context<'_>, error: io::Error) -> Ended {
+        let mut reads_left = self.client.limits.reads_per_turn;
+        match self.poll_back(cx, &mut reads_left) {
+            Err(ended) => ended,
+            Ok(()) => Ended::ServerGone(error),
         }
     }
 

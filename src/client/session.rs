@@ -205,16 +205,16 @@ impl Client {
     fn obey_rules(&mut self) {
         self.rules_version = self.pool.rules_version();
         self.rules = self.pool.rules();
-        let config = self.shared.registry.config();
+        let rules = &self.rules;
         self.mode = self.rules.pool_mode.into();
         self.limits = Limits {
-            reads_per_turn: config.settings.sbuf_loopcnt.saturating_add(2),
-            message_len_max: usize::try_from(config.settings.max_packet_size).unwrap_or(usize::MAX),
-            disable_pqexec: config.settings.disable_pqexec,
-            server_fast_close: self.rules.server_fast_close,
+            reads_per_turn: rules.sbuf_loopcnt.saturating_add(2),
+            message_len_max: usize::try_from(rules.max_packet_size).unwrap_or(usize::MAX),
+            disable_pqexec: rules.disable_pqexec,
+            server_fast_close: rules.server_fast_close,
             prepared_statements_max: match self.mode {
                 Mode::Session => 0,
-                _ => usize::try_from(config.settings.max_prepared_statements).unwrap_or(usize::MAX),
+                _ => usize::try_from(rules.max_prepared_statements).unwrap_or(usize::MAX),
             },
         };
     }

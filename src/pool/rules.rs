@@ -66,8 +66,8 @@ pub struct Rules {
     pub client_idle_timeout: Duration,
     /// Prepared statements kept on each server; zero turns the feature off.
     pub max_prepared_statements: u32,
-    /// Starting size of a relay buffer, in bytes.
-    pub pkt_buf: u32,
+    /// Longest message a client may send, in bytes.
+    pub max_packet_size: u32,
     /// Buffers in a row a relay may fill before others get their turn.
     pub sbuf_loopcnt: u32,
     /// Refuse simple queries?
@@ -133,7 +133,7 @@ impl Rules {
             idle_transaction_timeout: of_user(|own| own.idle_transaction_timeout, settings.idle_transaction_timeout),
             client_idle_timeout: of_user(|own| own.client_idle_timeout, settings.client_idle_timeout),
             max_prepared_statements: settings.max_prepared_statements,
-            pkt_buf: settings.pkt_buf,
+            max_packet_size: settings.max_packet_size,
             sbuf_loopcnt: settings.sbuf_loopcnt,
             disable_pqexec: settings.disable_pqexec,
             log_disconnections: settings.log_disconnections,

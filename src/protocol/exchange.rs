@@ -137,6 +137,22 @@ impl Exchange {
         }
     }
 
+    /// Is it open whether the server has this statement, because a batch before the present one may yet fail? Then what
+    /// was booked for it there, a Parse or a Close, is not to be built on.
+    pub fn in_doubt(&self, statement: u64) -> bool {
+        !self.owed.is_empty()
+            && self.owed.hangs_on_earlier_batch(|undo| match undo {
+                Undo::Parsed { sent, .. } => *sent == Some(statement),
+                Undo::Evicted(evicted) => evicted.id() == statement,
+                Undo::ClientClosed { .. } => false,
+            })
+    }
+
+    /// Is a Parse of this statement under way?
+    pub fn is_parsing(&self, statement: u64) -> bool {
+        self.owed.has(|undo| matches!(undo, Undo::Parsed { sent, .. } if *sent == Some(statement)))
+    }
+
     /// A Sync goes to the server.
     #[inline]
     pub fn sync(&mut self) {

@@ -188,6 +188,19 @@ impl Outstanding {
         end.is_some()
     }
 
+    /// Is there a reply owed whose undo answers to `asked`, and after it one that ends with ReadyForQuery? If the
+    /// server skips the one, the requests after the other are carried out all the same.
+    pub fn hangs_on_earlier_batch(&self, asked: impl Fn(&Undo) -> bool) -> bool {
+        let mut dues = self.dues.iter();
+        let found = dues.any(|due| due.undo.as_deref().is_some_and(&asked));
+        found && dues.any(|due| due.kind.ends_with_ready())
+    }
+
+    /// Is there a reply owed whose undo answers to `asked`?
+    pub fn has(&self, asked: impl Fn(&Undo) -> bool) -> bool {
+        self.dues.iter().any(|due| due.undo.as_deref().is_some_and(&asked))
+    }
+
     /// Is a Sync owed?
     pub fn has_sync(&self) -> bool {
         self.dues.iter().any(|due| due.kind == Kind::Sync)

@@ -380,3 +380,20 @@ fn the_servers_complaint_about_a_changed_table_reaches_the_client() {
     assert_eq!(reply.error_message(), "cached plan must not change result type");
     assert_eq!(client.value("SELECT 1"), "1");
 }
+
+#[test]
+fn a_statement_of_a_failed_batch_is_there_for_the_next_one_in_the_same_pipeline() {
+    let proxy = Setup::new().set("default_pool_size", 1).set("max_prepared_statements", 1).start();
+    let mut client = proxy.client();
+    prepare(&mut client, "kept", "SELECT 'kept'");
+    prepare(&mut client, "other", "SELECT 'other'");
+
+    // The server lacks "kept" now. What is sent for it in the first batch is skipped with the rest of that.
+    let failing = Script::new().run("SELECT 1/0", &[]).run_prepared("kept", &[]).sync();
+    client.send([failing.as_ref(), Script::new().run_prepared("kept", &[]).sync().as_ref()].concat());
+
+    assert_eq!(client.reply().shape(), "1EZ");
+    assert_eq!(client.reply().value(), "kept");
+    assert_eq!(run(&mut client, "other", &[]), "other");
+    assert_eq!(run(&mut client, "kept", &[]), "kept");
+}
