@@ -113,7 +113,7 @@
 //! | listening, tcp_* settings | [`net::listen`], [`net::sockopt`] |
 //! | signals, and how the process ends | [`app::signals`], [`app::shutdown`] |
 //! | command line, pidfile, `-d`, `user` | [`app::cli`], [`app::process`] |
-//! | threads, and which runtime | [`app::runtime`], [`net::workers`] |
+//! | threads: which runtime, how many take part | [`app::runtime`], [`app::balance`], [`net::workers`] |
 //!
 //! To add a setting: one row in `config/settings.rs` (or `keys.rs`), the code that obeys it, and
 //! `UPDATE_GOLDEN=1 cargo test --lib config::` for the reference page and the samples.
@@ -144,9 +144,10 @@
 //! carried out after unlocking; locks nest registry → pool → waiter only. What belongs to one connection (buffers,
 //! exchange, statements) belongs to the task that holds it.
 //!
-//! **Threads.** Each worker is a single-threaded runtime; a client stays on the worker it was accepted for, and a
-//! server on loan to it is moved there if it does not live there already. Pools are shared in meaning: 25 servers are
-//! 25, whatever the number of workers. [`app::runtime`] is the only file that knows.
+//! **Threads.** Each worker is a single-threaded runtime. A client lives on one worker, and a server on loan to it is
+//! moved there if it does not live there already, so that a transaction wakes no other thread. Pools are shared in
+//! meaning: 25 servers are 25, whatever the number of workers. One worker carries everybody while it has time to spare;
+//! [`app::balance`] lets more take part when it has not. How workers are made is [`app::runtime`]'s secret.
 //!
 //! # The room left for what comes next
 //!
