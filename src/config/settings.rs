@@ -125,7 +125,7 @@ settings! {
         /// Where the process writes its number; needed for -d.
         pidfile: FilePath = "", "", Restart, Now;
         /// The size of a connection's buffer.
-        pkt_buf: Whole<1, 2_147_483_647> = "4096", "bytes", Restart, Now;
+        pkt_buf: Whole<1, 2_147_483_647> = "4096", "bytes", Restart, Later;
         /// A pool without clients and servers is forgotten after this long; 0 is never. Newer than PgBouncer 1.25.
         pool_idle_timeout: Seconds = "0", "seconds", Reload, Now;
         /// When a server goes back to its pool.
