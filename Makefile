@@ -19,7 +19,7 @@ run: ## Pool DATABASE_URL, or a private throw-away PostgreSQL, on 127.0.0.1:6432
 
 test: ## Every test, against a real PostgreSQL that the tests start themselves.
 	@tests/deps.sh build test
-	$(CARGO) test --locked
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-8} $(CARGO) test --locked
 
 check: ## Formatting, lints and documentation, without warnings.
 	@tests/deps.sh build

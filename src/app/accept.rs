@@ -1,9 +1,14 @@
 //! Listeners to client tasks: accepts, and hands each connection to the worker with the fewest.
 
 use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::net::sockopt::socket_peercred;
+use rustix::net::{SocketFlags, acceptfrom_with};
+use tokio::io::Interest;
 use tokio::sync::watch;
 
 use crate::client::{self, Shared};
@@ -66,39 +71,67 @@ fn is_transient(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted)
 }
 
-enum Accepting {
-    Tcp(tokio::net::TcpListener),
-    Unix(tokio::net::UnixListener, u16),
+/// A listener on the calling worker's reactor. It is not tokio's own, because that would watch each accepted socket
+/// here before it goes to its worker: two `epoll_ctl` for each client that connects.
+struct Accepting {
+    /// The listening descriptor, TCP or Unix. A `TcpStream` is tokio's safe way to have any socket watched (its
+    /// `AsyncFd` is not); nothing is read from it or written to it.
+    watched: tokio::net::TcpStream,
+    /// Our end of each connection, where the listener's own address says it.
+    local: Option<Endpoint>,
+    /// Port that names the socket, if it is a Unix socket.
+    unix_port: Option<u16>,
 }
 
 impl Accepting {
     fn new(socket: &ListenSocket, port: u16) -> io::Result<Accepting> {
-        Ok(match socket {
-            ListenSocket::Tcp(socket) => Accepting::Tcp(tokio::net::TcpListener::from_std(socket.try_clone()?)?),
-            ListenSocket::Unix(socket) => {
-                Accepting::Unix(tokio::net::UnixListener::from_std(socket.try_clone()?)?, port)
+        let (socket, local, unix_port) = match socket {
+            ListenSocket::Tcp(socket) => {
+                let address = socket.local_addr()?;
+                let local = (!address.ip().is_unspecified()).then_some(Endpoint::Tcp(address));
+                (OwnedFd::from(socket.try_clone()?), local, None)
             }
-        })
+            ListenSocket::Unix(socket) => {
+                let local = Endpoint::Unix { port, pid: None, uid: None };
+                (OwnedFd::from(socket.try_clone()?), Some(local), Some(port))
+            }
+        };
+        let watched = tokio::net::TcpStream::from_std(std::net::TcpStream::from(socket))?;
+        Ok(Accepting { watched, local, unix_port })
     }
 
     /// Cancel safe.
     async fn next(&self) -> io::Result<(Raw, Endpoint, Endpoint)> {
-        match self {
-            Accepting::Tcp(listener) => {
-                let (socket, peer) = listener.accept().await?;
-                let local = socket.local_addr()?;
-                Ok((Raw::Tcp(socket.into_std()?), Endpoint::Tcp(peer), Endpoint::Tcp(local)))
+        let (socket, peer) = loop {
+            self.watched.readable().await?;
+            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+            match self.watched.try_io(Interest::READABLE, || Ok(acceptfrom_with(&self.watched, flags)?)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                accepted => break accepted?,
             }
-            Accepting::Unix(listener, port) => {
-                let (socket, _) = listener.accept().await?;
-                let credentials = socket.peer_cred().ok();
+        };
+        match self.unix_port {
+            Some(port) => {
+                let who = socket_peercred(&socket).ok();
                 let peer = Endpoint::Unix {
-                    port: *port,
-                    pid: credentials.as_ref().and_then(|who| who.pid()),
-                    uid: credentials.as_ref().map(|who| who.uid()),
+                    port,
+                    pid: who.as_ref().map(|who| who.pid.as_raw_pid()),
+                    uid: who.as_ref().map(|who| who.uid.as_raw()),
                 };
-                let local = Endpoint::Unix { port: *port, pid: None, uid: None };
-                Ok((Raw::Unix(socket.into_std()?), peer, local))
+                let local = Endpoint::Unix { port, pid: None, uid: None };
+                Ok((Raw::Unix(socket.into()), peer, local))
+            }
+            None => {
+                let socket = std::net::TcpStream::from(socket);
+                let peer = match peer.map(SocketAddr::try_from) {
+                    Some(Ok(peer)) => peer,
+                    _ => socket.peer_addr()?,
+                };
+                let local = match &self.local {
+                    Some(local) => local.clone(),
+                    None => Endpoint::Tcp(socket.local_addr()?),
+                };
+                Ok((Raw::Tcp(socket), Endpoint::Tcp(peer), local))
             }
         }
     }

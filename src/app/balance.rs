@@ -1,10 +1,10 @@
 //! How many workers carry clients: as few as can, as many as must.
 //!
-//! A pool is shared by all threads, and its waiting clients are served strictly in turn; so with clients on several threads
-//! many a server has to change reactors on its way to the next client (two `epoll_ctl` and a wake-up of the other thread).
-//! Measured with 50 busy clients on two threads that do not need both, this costs a quarter more CPU per transaction. So
-//! one worker carries everybody while it has time to spare; when the workers in use are busy, one more takes its share of
-//! the clients, and gives them back when it has long had nothing to do.
+//! A pool is shared by all threads, and its waiting clients are served strictly in turn; so with clients on several
+//! threads many a server has to change reactors on its way to the next client (two `epoll_ctl` and a wake-up of the
+//! other thread). Measured with 50 busy clients on two threads that do not need both, this costs a quarter more CPU per
+//! transaction. So one worker carries everybody while it has time to spare; when the workers in use are busy, one more
+//! takes its share of the clients, and gives them back when it has long had nothing to do.
 //!
 //! Clients move at safe points, each by itself at its next request: an idle one costs nothing.
 
@@ -40,7 +40,8 @@ impl Balance {
         Balance { workers, in_use: 1, spare_since: None }
     }
 
-    /// How many are to be in use from now on; `shares` are the parts of a core that each worker has used since last asked.
+    /// How many are to be in use from now on; `shares` are the parts of a core that each worker has used since last
+    /// asked.
     pub fn decide(&mut self, shares: &[f64], now: Moment) -> usize {
         let used: f64 = shares.iter().sum();
         let in_use = self.in_use as f64;
@@ -107,8 +108,9 @@ impl Meter {
     }
 }
 
-/// Nanoseconds a thread of this process has spent on a core; the first number of its schedstat (proc(5)). A kernel without
-/// it gives 0: then one worker carries everybody, unless worker_threads says otherwise by being met with load it cannot.
+/// Nanoseconds a thread of this process has spent on a core; the first number of its schedstat (proc(5)). A kernel
+/// without it gives 0: then one worker carries everybody, unless worker_threads says otherwise by being met with load
+/// it cannot.
 fn cpu_ns(thread: i32) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).unwrap_or_default();
     text.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or(0)

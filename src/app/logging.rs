@@ -106,6 +106,7 @@ impl Log {
     fn set(&self, options: &LogOptions) {
         self.dial.json.store(options.format == Format::Json, Relaxed);
         self.dial.verbose.store(options.verbose, Relaxed);
+        self.dial.silent.store(!options.stderr && options.file.is_none(), Relaxed);
         tracing::callsite::rebuild_interest_cache();
     }
 }
@@ -145,6 +146,8 @@ fn outputs(options: &LogOptions) -> Result<Outputs, LogError> {
 struct Dial {
     json: AtomicBool,
     verbose: AtomicU8,
+    /// There is nobody to write to.
+    silent: AtomicBool,
 }
 
 /// The subscriber: decides whether an event is wanted, and turns it into a line.
@@ -156,6 +159,9 @@ struct Recorder {
 
 impl Recorder {
     fn level(&self) -> LevelFilter {
+        if self.dial.silent.load(Relaxed) {
+            return LevelFilter::OFF;
+        }
         match self.dial.verbose.load(Relaxed) {
             0 => LevelFilter::INFO,
             1 => LevelFilter::DEBUG,
@@ -172,7 +178,7 @@ impl Subscriber for Recorder {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         // Of the libraries' chatter only what may be wrong.
         let ours = metadata.target().starts_with(env!("CARGO_PKG_NAME"));
-        let limit = if ours { self.level() } else { LevelFilter::WARN };
+        let limit = if ours { self.level() } else { self.level().min(LevelFilter::WARN) };
         metadata.is_event() && *metadata.level() <= limit
     }
 

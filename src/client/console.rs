@@ -19,6 +19,8 @@ pub(super) struct ConsoleClient {
     stream: Stream,
     inbox: Inbox,
     console: Console,
+    /// The end of the login's dialogue, to be sent with the greeting.
+    unsent: Vec<u8>,
 }
 
 impl ConsoleClient {
@@ -27,16 +29,17 @@ impl ConsoleClient {
         entered: EnteredClient,
         stream: Stream,
         inbox: Inbox,
+        unsent: Vec<u8>,
         rights: Rights,
     ) -> ConsoleClient {
-        ConsoleClient { entered, stream, inbox, console: Console::new(shared.console.clone(), rights) }
+        ConsoleClient { entered, stream, inbox, console: Console::new(shared.console.clone(), rights), unsent }
     }
 
     /// Greets the client and serves it until it leaves or must leave.
     pub(super) async fn run(mut self) -> Farewell {
         self.entered.logged_in();
         self.entered.card().set_rest_at(Some(world::now()));
-        let mut out = Vec::with_capacity(256);
+        let mut out = std::mem::take(&mut self.unsent);
         backend::authentication_ok(&mut out);
         for (name, value) in self.console.greeting() {
             backend::parameter_status(&mut out, name, &value);

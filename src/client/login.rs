@@ -57,12 +57,14 @@ struct Arrival {
     entered: EnteredClient,
     stream: Stream,
     inbox: Inbox,
+    /// What leaves with the next send: each send of a login wakes the client once.
+    unsent: Vec<u8>,
 }
 
 /// Lets a connection in, or says why not.
 pub(super) async fn log_in(shared: Arc<Shared>, entered: EnteredClient, stream: Stream) -> LoggedIn {
     let config = shared.registry.config();
-    let mut arrival = Arrival { shared, config, entered, stream, inbox: Inbox::default() };
+    let mut arrival = Arrival { shared, config, entered, stream, inbox: Inbox::default(), unsent: Vec::new() };
     let card = arrival.entered.card().clone();
     let outcome = {
         let mut steps = std::pin::pin!(arrival.steps());
@@ -83,12 +85,13 @@ pub(super) async fn log_in(shared: Arc<Shared>, entered: EnteredClient, stream: 
             LoggedIn::Client(Box::new(Client::new(shared, entered, stream, inbox, pool, wish, belongings)))
         }
         Ok(Way::Console(rights)) => {
-            let Arrival { shared, entered, stream, inbox, .. } = arrival;
-            LoggedIn::Console(Box::new(ConsoleClient::new(&shared, entered, stream, inbox, rights)))
+            let Arrival { shared, entered, stream, inbox, unsent, .. } = arrival;
+            LoggedIn::Console(Box::new(ConsoleClient::new(&shared, entered, stream, inbox, unsent, rights)))
         }
         Err(farewell) => {
             if let Some(message) = farewell.message() {
-                arrival.stream.send_parting(&message);
+                arrival.unsent.extend_from_slice(&message);
+                arrival.stream.send_parting(&arrival.unsent);
             }
             arrival.log_failure(&farewell);
             LoggedIn::Nobody(farewell)
@@ -126,9 +129,7 @@ impl Arrival {
         let _ = self.entered.card().names.set(names);
         self.log_attempt(&message);
         if message.needs_negotiation() {
-            let mut out = Vec::new();
-            negotiate_protocol_version(&mut out, &message.protocol_options);
-            self.send(&out).await?;
+            negotiate_protocol_version(&mut self.unsent, &message.protocol_options);
         }
         if message.database == admin::DATABASE {
             return self.console(&message).await.map(Way::Console);
@@ -187,7 +188,7 @@ impl Arrival {
                     handshake.step(Input::Derived(keys))
                 }
                 Step::Accept { last, proof } => {
-                    self.send(&last).await?;
+                    self.unsent.extend_from_slice(&last);
                     return Ok(proof);
                 }
                 Step::Deny(denial) => return Err(Farewell::Denied(denial)),
@@ -358,7 +359,9 @@ impl Arrival {
     }
 
     async fn send(&mut self, bytes: &[u8]) -> Result<(), Farewell> {
-        self.stream.send_all(bytes).await.map_err(|_| Farewell::ClientGone)
+        self.unsent.extend_from_slice(bytes);
+        let unsent = std::mem::take(&mut self.unsent);
+        self.stream.send_all(&unsent).await.map_err(|_| Farewell::ClientGone)
     }
 
     fn log_attempt(&self, message: &StartupMessage) {

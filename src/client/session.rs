@@ -396,7 +396,8 @@ impl Client {
         }
     }
 
-    /// Is the server of a client that has left fit for the next: at rest, and not in the middle of a message of this one's?
+    /// Is the server of a client that has left fit for the next: at rest, and not in the middle of a message of this
+    /// one's?
     fn leaves_clean(&self, server: &Server) -> bool {
         server.exchange.at_rest()
             && server.framer.between_messages()

@@ -1,8 +1,9 @@
 //! The threads that carry connections, by number, and how many clients each has.
 //!
-//! `app::runtime` starts them; lower rooms ask here on which they run and where to put a task. Worker 0 is the main thread,
-//! which also runs the process' own services. How many of the others take part at a time is `app::balance`'s decision:
-//! a transaction whose client and server live on one thread wakes no other, so work is spread only when there is enough.
+//! `app::runtime` starts them; lower rooms ask here on which they run and where to put a task. Worker 0 is the main
+//! thread, which also runs the process' own services. How many of the others take part at a time is `app::balance`'s
+//! decision: a transaction whose client and server live on one thread wakes no other, so work is spread only when there
+//! is enough.
 
 use std::cell::Cell;
 use std::sync::Arc;

@@ -395,3 +395,36 @@ fn what_a_server_says_while_idle_reaches_nobody() {
 
     assert_eq!(client.query("SELECT 1").shape(), "CZ");
 }
+
+#[test]
+fn a_query_answered_in_the_middle_of_another_message_does_not_end_the_conversation() {
+    let proxy = Setup::new().set("default_pool_size", 1).start();
+    let mut client = proxy.client();
+    let stray = Script::new().copy_data(&[b'x'; 100_000]);
+    let (head, rest) = stray.as_ref().split_at(15);
+
+    client.send([Script::new().query("SELECT 1").as_ref(), head].concat());
+    assert_eq!(client.reply().value(), "1");
+    client.send(rest);
+
+    assert_eq!(client.value("SELECT 2"), "2");
+}
+
+#[test]
+fn who_leaves_in_the_middle_of_a_message_leaves_no_server_behind_for_others() {
+    for mode in ["transaction", "session"] {
+        let setup = Setup::new().set("pool_mode", mode).set("default_pool_size", 1).set("server_reset_query", "");
+        let proxy = setup.start();
+        let mut leaver = proxy.client();
+        let server = leaver.pid();
+        let stray = Script::new().copy_data(&[b'x'; 100_000]);
+
+        leaver.send([Script::new().query("SELECT 1").as_ref(), &stray.as_ref()[..15]].concat());
+        assert_eq!(leaver.reply().value(), "1");
+        drop(leaver);
+
+        let mut next = proxy.client();
+        assert_eq!(next.value("SELECT 2"), "2", "{mode}");
+        assert_ne!(next.pid(), server, "{mode}");
+    }
+}
