@@ -32,10 +32,15 @@ bench: ## The load benchmark beside PgBouncer: some 20 minutes, or 5 with ARGS=-
 	$(CARGO) bench --locked --bench load -- $(ARGS)
 
 fuzz: ## Every fuzz target for FUZZ_SECONDS (60); wants nightly Rust and cargo-fuzz.
+	@tests/deps.sh build fuzz
+	@$(CARGO) +nightly --version >/dev/null 2>&1 || { \
+	    echo 'make fuzz wants nightly Rust. First: rustup toolchain install nightly' >&2; exit 1; }
 	@$(CARGO) +nightly fuzz --version >/dev/null 2>&1 || { \
-	    echo 'First: rustup toolchain install nightly && cargo install cargo-fuzz' >&2; exit 1; }
+	    echo 'make fuzz wants cargo-fuzz. First: cargo install cargo-fuzz' >&2; exit 1; }
 	set -e; for target in $$($(CARGO) +nightly fuzz list --fuzz-dir tests/fuzz); do \
-	    $(CARGO) +nightly fuzz run --fuzz-dir tests/fuzz $$target -- -max_total_time=$(FUZZ_SECONDS); \
+	    mkdir -p tests/fuzz/target/corpus/$$target; \
+	    $(CARGO) +nightly fuzz run --fuzz-dir tests/fuzz $$target \
+	        tests/fuzz/target/corpus/$$target tests/fuzz/corpus/$$target -- -max_total_time=$(FUZZ_SECONDS); \
 	done
 
 deps: ## Install what all of the above need, from the distribution.

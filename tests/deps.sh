@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs from the distribution what the given purposes need, and nothing that is there already.
 #
-#   tests/deps.sh build|make|run|test|bench ...
+#   tests/deps.sh build|make|run|test|bench|fuzz ...
 #
 # No service is started and no database cluster made: the tests and the demo start their own PostgreSQL.
 set -euo pipefail
@@ -25,6 +25,7 @@ for purpose in "$@"; do
         need libc6-dev test -e /usr/include/stdlib.h
         ;;
     make) need make command -v make ;;
+    fuzz) need g++ command -v c++ ;;
     run) need postgresql has_postgres ;;
     test)
         need postgresql has_postgres
@@ -35,7 +36,7 @@ for purpose in "$@"; do
         need pgbouncer test -x /usr/sbin/pgbouncer
         ;;
     *)
-        echo "usage: tests/deps.sh build|make|run|test|bench ..." >&2
+        echo "usage: tests/deps.sh build|make|run|test|bench|fuzz ..." >&2
         exit 2
         ;;
     esac

@@ -5,12 +5,12 @@
 //!                 └► cancel request, console
 //! ```
 //!
-//! - [`hello`] the first packets: TLS and GSS refused, cancel, or startup
-//! - [`login`] drives `auth::Handshake`, finds the pool, greets
-//! - [`session`] ★ the loop: rest → request → acquire → relay → release; all safe points
-//! - [`relay`] ★ both directions between one client and one server until at rest
-//! - [`prepared`] the relay's part that renames prepared statements
-//! - [`console`] a client whose server is us
+//! - `hello` the first packets: TLS and GSS refused, cancel, or startup
+//! - `login` drives `auth::Handshake`, finds the pool, greets
+//! - `session` ★ the loop: rest → request → acquire → relay → release; all safe points
+//! - `relay` ★ both directions between one client and one server until at rest
+//! - `prepared` the relay's part that renames prepared statements
+//! - `console` a client whose server is us
 //! - [`overdue`] the timeouts of clients, for the janitor
 //! - [`farewell`] every reason a client is refused or dropped, and its words
 

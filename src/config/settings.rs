@@ -124,7 +124,7 @@ settings! {
         peer_id: PeerId = "0", "", Reload, Later;
         /// Where the process writes its number; needed for -d.
         pidfile: FilePath = "", "", Restart, Now;
-        /// The size of a connection's buffer. Buffers are lent only while there are bytes, 16 or 64 KiB each.
+        /// The size of a connection's buffer. Has no effect: buffers are lent while there are bytes, 16 or 64 KiB each.
         pkt_buf: Whole<1, 2_147_483_647> = "4096", "bytes", Restart, Later;
         /// A pool without clients and servers is forgotten after this long; 0 is never. Newer than PgBouncer 1.25.
         pool_idle_timeout: Seconds = "0", "seconds", Reload, Now;

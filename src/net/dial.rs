@@ -1,4 +1,4 @@
-//! From a host of [databases] to a connected stream.
+//! From a host of `[databases]` to a connected stream.
 //!
 //! Names are resolved by the system's resolver, off the I/O threads; every address is tried in the resolver's order
 //! until one answers.

@@ -278,16 +278,8 @@ fn pointer(id: u64) -> String {
 
 /// A time of day in UTC, in the form of PgBouncer's tables.
 pub fn utc(at: SystemTime) -> String {
-    let at = time::OffsetDateTime::from(at);
-    let (date, clock) = (at.date(), at.time());
-    let (year, month, day) = date.to_calendar_date();
-    format!(
-        "{year:04}-{:02}-{day:02} {:02}:{:02}:{:02} UTC",
-        u8::from(month),
-        clock.hour(),
-        clock.minute(),
-        clock.second()
-    )
+    let at = jiff::Timestamp::try_from(at).unwrap_or_default();
+    at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
 const SECOND_US: u64 = 1_000_000;
