@@ -201,23 +201,30 @@ fn is_there(relay: &mut Relay<'_>, statement: &Statement) -> bool {
 
 /// Sends a Parse under our name, and a Close for each statement that has to make room.
 fn prepare(relay: &mut Relay<'_>, statement: &Arc<Statement>, action: Action, name: Option<Box<[u8]>>) {
+    // It may be there or not; a Close is no error either way.
     if relay.server.exchange.in_doubt(statement.id()) {
-        // It may be there or not; a Close is no error either way.
-        rename::put_close(relay.to_server.bytes(), statement);
-        relay.server.exchange.ask_extended(Due { kind: Kind::Close, action: Action::Skip, undo: None });
+        close_on_server(relay, statement.id());
+    }
+    for suspect in relay.server.statements.take_suspects() {
+        close_on_server(relay, suspect);
     }
     relay.server.statements.insert(statement.clone());
     let most = relay.client.limits.prepared_statements_max;
     while let Some(evicted) = relay.server.statements.evict(most) {
-        rename::put_close(relay.to_server.bytes(), &evicted);
-        let undo = Some(Box::new(Undo::Evicted(evicted)));
-        relay.server.exchange.ask_extended(Due { kind: Kind::Close, action: Action::Skip, undo });
+        close_on_server(relay, evicted.id());
     }
     rename::put_parse(relay.to_server.bytes(), statement);
     let undo = Some(Box::new(Undo::Parsed { name, sent: Some(statement.id()) }));
     relay.server.exchange.ask_extended(Due { kind: Kind::Parse, action, undo });
     relay.server.note_statement_count();
     bump(&relay.client.counters().server_parse_count, 1);
+}
+
+/// Sends a Close of our own.
+fn close_on_server(relay: &mut Relay<'_>, id: u64) {
+    rename::put_close(relay.to_server.bytes(), id);
+    let undo = Some(Box::new(Undo::ServerClosed(id)));
+    relay.server.exchange.ask_extended(Due { kind: Kind::Close, action: Action::Skip, undo });
 }
 
 /// Writes the answers we give in the server's place, as far as it is their turn.
@@ -243,20 +250,25 @@ pub(super) fn failed(relay: &mut Relay<'_>) {
                 if let Some(name) = name {
                     relay.client.statements.remove(&name);
                 }
-                // A later batch may have sent it once more.
-                if let Some(id) = sent.filter(|id| !relay.server.exchange.is_parsing(*id)) {
-                    relay.server.statements.forget(id);
-                }
+                sent.into_iter().for_each(|id| doubt(relay, id));
             }
             Undo::ClientClosed { name, statement } => {
                 // It fits where it was before.
                 let _ = relay.client.statements.insert(&name, statement);
             }
-            Undo::Evicted(statement) => relay.server.statements.restore(statement),
+            Undo::ServerClosed(id) => doubt(relay, id),
         }
     }
     relay.client.note_statement_count();
     relay.server.note_statement_count();
+}
+
+/// The server skipped a Parse or a Close of this statement: whether it is there depends on batches before it. One that
+/// a later batch closes and parses again will be there.
+fn doubt(relay: &mut Relay<'_>, id: u64) {
+    if !relay.server.exchange.is_parsing(id) {
+        relay.server.statements.suspect(id);
+    }
 }
 
 /// A CommandComplete of which `len` bytes are in the server's inbox: did it drop all statements?

@@ -208,7 +208,8 @@ impl Client {
         let rules = &self.rules;
         self.mode = self.rules.pool_mode.into();
         self.limits = Limits {
-            reads_per_turn: rules.sbuf_loopcnt.saturating_add(2),
+            // 0 is no limit. Two more, for the reads that find nothing.
+            reads_per_turn: rules.sbuf_loopcnt.checked_sub(1).map_or(u32::MAX, |count| count.saturating_add(3)),
             message_len_max: usize::try_from(rules.max_packet_size).unwrap_or(usize::MAX),
             disable_pqexec: rules.disable_pqexec,
             server_fast_close: rules.server_fast_close,
@@ -257,11 +258,11 @@ impl Client {
             lease.close("server socket lost");
             return Err(Farewell::ServerCrashed(None).into());
         }
+        self.card().set_xact_at(Some(now));
+        lease.card().set_request_at(now);
         if !self.wish.is(&lease.parameters) {
             lease = self.adopt(lease).await?;
         }
-        self.card().set_xact_at(Some(now));
-        lease.card().set_request_at(now);
         let ended = Relay::new(self, &mut lease, now).run().await;
         self.part(lease, ended).map_err(Leaving::For)
     }
@@ -306,10 +307,6 @@ impl Client {
     }
 
     fn poll_wait(&mut self, ticket: &mut Ticket, cx: &mut Context<'_>) -> Poll<Result<Lease, Farewell>> {
-        let order = self.card().order();
-        if order != Order::None {
-            return Poll::Ready(Err(Farewell::ordered(order)));
-        }
         if let Some(granted) = ticket.poll() {
             return Poll::Ready(granted.map_err(Farewell::Refused));
         }
@@ -323,14 +320,7 @@ impl Client {
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(Farewell::ClientGone)),
             }
         }
-        while !self.inbox.is_full() {
-            match self.stream.poll_fill(cx, &mut self.inbox) {
-                Poll::Pending => break,
-                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Farewell::ClientGone)),
-                Poll::Ready(Ok(len)) => self.count_received(len),
-            }
-        }
-        Poll::Pending
+        self.poll_stays(cx).map(Err)
     }
 
     fn say_queued(&mut self) {
@@ -352,7 +342,7 @@ impl Client {
         let Some(sets) = parameters::difference(&mut self.wish, &lease.parameters, &shared.tracked) else {
             return Ok(lease);
         };
-        match run_query(&mut lease, &sets).await {
+        match self.run_on(&mut lease, &sets).await? {
             Ok(()) => {}
             Err(TidyError::Failed(message)) => {
                 lease.close("parameter refused");
@@ -368,6 +358,35 @@ impl Client {
         parameters::adopt(&mut self.wish, &lease.parameters, &shared.tracked);
         shared.interner.share_in_place(&mut self.wish);
         Ok(lease)
+    }
+
+    /// Runs a query of our own on the client's server. Meanwhile an order on the card and the client's own end are
+    /// heard.
+    async fn run_on(&mut self, server: &mut Server, query: &[u8]) -> Result<Result<(), TidyError>, Farewell> {
+        let mut query = std::pin::pin!(run_query(server, query));
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(done) = query.as_mut().poll(cx) {
+                return Poll::Ready(Ok(done));
+            }
+            self.poll_stays(cx).map(Err)
+        })
+        .await
+    }
+
+    /// Ready when a client that waits for us is ordered away or leaves.
+    fn poll_stays(&mut self, cx: &mut Context<'_>) -> Poll<Farewell> {
+        let order = self.card().order();
+        if order != Order::None {
+            return Poll::Ready(Farewell::ordered(order));
+        }
+        while !self.inbox.is_full() {
+            match self.stream.poll_fill(cx, &mut self.inbox) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Farewell::ClientGone),
+                Poll::Ready(Ok(len)) => self.count_received(len),
+            }
+        }
+        Poll::Pending
     }
 
     /// Gives the server back, or drops it; says whether the client goes on.

@@ -143,7 +143,7 @@ impl Exchange {
         !self.owed.is_empty()
             && self.owed.hangs_on_earlier_batch(|undo| match undo {
                 Undo::Parsed { sent, .. } => *sent == Some(statement),
-                Undo::Evicted(evicted) => evicted.id() == statement,
+                Undo::ServerClosed(closed) => *closed == statement,
                 Undo::ClientClosed { .. } => false,
             })
     }

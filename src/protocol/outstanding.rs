@@ -68,8 +68,8 @@ pub enum Undo {
         /// What it meant.
         statement: Arc<Statement>,
     },
-    /// The server was asked to close this statement, to make room.
-    Evicted(Arc<Statement>),
+    /// The server was asked to close the statement of this number, to make room or because nobody could tell of it.
+    ServerClosed(u64),
 }
 
 /// One reply owed.

@@ -6,7 +6,7 @@
 //! from as much of it as has arrived, and what follows them can stream behind the new head. The unnamed statement is
 //! left alone: its messages go through as they are. Manual: "Message Formats".
 
-use super::statements::{Statement, StatementError};
+use super::statements::{Statement, StatementError, server_name};
 
 /// Most bytes a statement's or portal's name may have. Postgres has no limit of its own; this is far more than any
 /// driver's names.
@@ -126,16 +126,16 @@ pub fn put_bind(out: &mut Vec<u8>, bind: Bind<'_>, prefix: &[u8], body_len: usiz
 
 /// Appends a Describe of `statement`.
 pub fn put_describe(out: &mut Vec<u8>, statement: &Statement) {
-    put_named(out, b'D', statement);
+    put_named(out, b'D', statement.server_name());
 }
 
-/// Appends a Close of `statement`.
-pub fn put_close(out: &mut Vec<u8>, statement: &Statement) {
-    put_named(out, b'C', statement);
+/// Appends a Close of our statement with this number.
+pub fn put_close(out: &mut Vec<u8>, id: u64) {
+    put_named(out, b'C', &server_name(id));
 }
 
-fn put_named(out: &mut Vec<u8>, tag: u8, statement: &Statement) {
-    let name = statement.server_name().as_bytes();
+fn put_named(out: &mut Vec<u8>, tag: u8, name: &str) {
+    let name = name.as_bytes();
     put_header(out, tag, name.len() + 2);
     out.push(b'S');
     put_text(out, name);
@@ -227,7 +227,7 @@ mod tests {
     fn describe_and_close_get_our_name() {
         let (mut described, mut closed) = (Vec::new(), Vec::new());
         put_describe(&mut described, &statement());
-        put_close(&mut closed, &statement());
+        put_close(&mut closed, 42);
 
         assert_eq!(body(&described, b'D'), b"SPGBOUNCER_42\0");
         assert_eq!(body(&closed, b'C'), b"SPGBOUNCER_42\0");

@@ -39,6 +39,11 @@ pub const CLIENT_STATEMENT_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// pg_prepared_statements.
 pub const SERVER_NAME_PREFIX: &str = "PGBOUNCER_";
 
+/// What the statement with this number is called on servers.
+pub fn server_name(id: u64) -> String {
+    format!("{SERVER_NAME_PREFIX}{id}")
+}
+
 /// What is wrong with a client's use of prepared statements. PgBouncer closes the client for each of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StatementError {
@@ -88,7 +93,7 @@ pub struct Statement {
 impl Statement {
     /// A statement with a number nobody has had. `body` is that of a Parse, after the name.
     pub(super) fn new(id: u64, body: &[u8]) -> Statement {
-        Statement { id, server_name: format!("{SERVER_NAME_PREFIX}{id}"), body: body.into() }
+        Statement { id, server_name: server_name(id), body: body.into() }
     }
 
     /// Its number, unique in this process.
@@ -173,13 +178,19 @@ impl ClientStatements {
     }
 }
 
-/// The statements prepared on one server, the least recently used first to go.
+/// The statements prepared on one server, the least recently used first to go; and those that may be there or not,
+/// because an error made the server skip messages of which it cannot be told any more what came before them.
 #[derive(Debug)]
-pub struct ServerStatements(LruCache<u64, Arc<Statement>, BuildHasherDefault<IdHasher>>);
+pub struct ServerStatements {
+    known: LruCache<u64, Arc<Statement>, BuildHasherDefault<IdHasher>>,
+    /// Numbers, each once, none of them in `known`. Few, and for a short time: the next Parse closes them all.
+    suspect: Vec<u64>,
+}
 
 impl Default for ServerStatements {
     fn default() -> ServerStatements {
-        ServerStatements(LruCache::unbounded_with_hasher(BuildHasherDefault::default()))
+        let known = LruCache::unbounded_with_hasher(BuildHasherDefault::default());
+        ServerStatements { known, suspect: Vec::new() }
     }
 }
 
@@ -187,48 +198,51 @@ impl ServerStatements {
     /// Is the statement there? Then it is the most recently used now.
     #[inline]
     pub fn touch(&mut self, id: u64) -> bool {
-        self.0.get(&id).is_some()
+        self.known.get(&id).is_some()
     }
 
     /// Notes that the statement is being prepared, most recently used. Then [`ServerStatements::evict`] is due.
     pub fn insert(&mut self, statement: Arc<Statement>) {
-        self.0.put(statement.id, statement);
+        self.known.put(statement.id, statement);
     }
 
     /// The least recently used statement, taken out, while there are more than `max` (at least one is left): it is to
     /// be closed on the server. Called until `None`, as `max` may have become less by a RELOAD.
     pub fn evict(&mut self, max: usize) -> Option<Arc<Statement>> {
-        if self.0.len() <= max.max(1) {
+        if self.known.len() <= max.max(1) {
             return None;
         }
-        self.0.pop_lru().map(|(_, statement)| statement)
+        self.known.pop_lru().map(|(_, statement)| statement)
     }
 
-    /// Puts an evicted statement back, least recently used: an error made the server skip the Close.
-    pub fn restore(&mut self, statement: Arc<Statement>) {
-        let id = statement.id;
-        self.0.put(id, statement);
-        self.0.demote(&id);
+    /// Notes that nobody can tell whether the statement is there: an error made the server skip a Parse or a Close of
+    /// it. It is not there for whoever asks, and has to be closed before it is prepared again.
+    pub fn suspect(&mut self, id: u64) {
+        self.known.pop(&id);
+        if !self.suspect.contains(&id) {
+            self.suspect.push(id);
+        }
     }
 
-    /// Notes that the statement is not there after all: an error made the server refuse or skip the Parse.
-    pub fn forget(&mut self, id: u64) {
-        self.0.pop(&id);
+    /// Those of which nobody can tell, taken out: they are to be closed now.
+    pub fn take_suspects(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.suspect)
     }
 
     /// Notes that there are none: the server did DEALLOCATE ALL or DISCARD ALL.
     pub fn clear(&mut self) {
-        self.0.clear();
+        self.known.clear();
+        self.suspect.clear();
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.known.len()
     }
 
     /// Are there none?
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.known.is_empty()
     }
 }
 
@@ -349,25 +363,17 @@ mod tests {
     }
 
     #[test]
-    fn a_statement_whose_close_was_skipped_comes_back_as_the_first_to_go() {
+    fn a_statement_nobody_can_tell_of_is_not_there_and_is_to_be_closed_once() {
         let mut server = ServerStatements::default();
         (1..=3).for_each(|id| server.insert(statement(id)));
-        let evicted = server.evict(2).unwrap();
 
-        server.restore(evicted);
+        server.suspect(2);
+        server.suspect(7);
+        server.suspect(7);
 
-        assert_eq!(drain(&mut server, 2), [1]);
-    }
-
-    #[test]
-    fn a_statement_whose_parse_failed_is_forgotten() {
-        let mut server = ServerStatements::default();
-        server.insert(statement(1));
-
-        server.forget(1);
-        server.forget(2);
-
-        assert!(!server.touch(1) && server.is_empty());
+        assert!(!server.touch(2) && server.len() == 2);
+        assert_eq!(server.take_suspects(), [2, 7]);
+        assert_eq!(server.take_suspects(), Vec::<u64>::new());
     }
 
     #[test]
@@ -380,7 +386,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_server_behaves_as_a_list_would(deeds in prop::collection::vec((0u8..4, 0u64..8), 0..60)) {
+        fn a_server_behaves_as_a_list_would(deeds in prop::collection::vec((0u8..3, 0u64..8), 0..60)) {
             let (mut server, mut list) = (ServerStatements::default(), Vec::<u64>::new());
             for (deed, id) in deeds {
                 let was = list.iter().position(|known| *known == id).map(|at| list.remove(at));
@@ -395,11 +401,7 @@ mod tests {
                         let gone: Vec<u64> = list.drain(..list.len().saturating_sub(4)).collect();
                         prop_assert_eq!(drain(&mut server, 4), gone);
                     }
-                    2 => server.forget(id),
-                    _ => {
-                        server.restore(statement(id));
-                        list.insert(0, id);
-                    }
+                    _ => server.suspect(id),
                 }
                 prop_assert_eq!(server.len(), list.len());
             }

@@ -83,10 +83,11 @@ impl Registry {
         }
     }
 
-    /// The rows of SHOW USERS, by name: those with settings of their own, those with clients and those with pools.
+    /// The rows of SHOW USERS, by name: those of [users] and auth_file, those with clients and those with pools.
     pub fn user_views(&self) -> Vec<UserView> {
         let config = self.config();
         let mut names: BTreeSet<Arc<str>> = config.users.keys().map(|name| Arc::from(name.as_str())).collect();
+        names.extend(config.secrets.users().map(Arc::from));
         names.extend(self.crowd.users());
         names.extend(self.pools().iter().map(|pool| pool.user().clone()));
         names.into_iter().map(|name| self.user_view(&config, name)).collect()
