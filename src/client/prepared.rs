@@ -266,7 +266,7 @@ pub(super) fn failed(relay: &mut Relay<'_>) {
 /// The server skipped a Parse or a Close of this statement: whether it is there depends on batches before it. One that
 /// a later batch closes and parses again will be there.
 fn doubt(relay: &mut Relay<'_>, id: u64) {
-    if !relay.server.exchange.is_parsing(id) {
+    if !relay.server.exchange.is_booked(id) {
         relay.server.statements.suspect(id);
     }
 }

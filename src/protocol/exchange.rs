@@ -16,6 +16,9 @@
 //! copies in, it ignores Flush and Sync (libpq sends them before it knows that the statement was a COPY). Manual:
 //! "Extended Query", "COPY Operations", "Pipelining".
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use super::outstanding::{Action, Due, Kind, Outstanding, Undo};
 use crate::wire::Backend;
 
@@ -72,6 +75,29 @@ pub struct Exchange {
     discarding: bool,
     /// The server reads copy data, in `CopyIn` or `CopyBoth`.
     copying_in: bool,
+    /// Syncs sent so far: the number of the present batch.
+    batch: u64,
+    /// Statements that the server was asked to parse or to close, and has not answered for.
+    booked: HashMap<u64, Booked>,
+}
+
+/// What is under way for one statement.
+#[derive(Debug, Default)]
+struct Booked {
+    /// Replies owed.
+    count: u32,
+    /// The batch that asked last.
+    batch: u64,
+}
+
+fn unbook(booked: &mut HashMap<u64, Booked>, undo: &Undo) {
+    let Some(id) = undo.on_server() else { return };
+    if let Entry::Occupied(mut entry) = booked.entry(id) {
+        entry.get_mut().count -= 1;
+        if entry.get().count == 0 {
+            entry.remove();
+        }
+    }
 }
 
 impl Default for Exchange {
@@ -82,6 +108,8 @@ impl Default for Exchange {
             unsynced: false,
             discarding: false,
             copying_in: false,
+            batch: 0,
+            booked: HashMap::new(),
         }
     }
 }
@@ -133,24 +161,29 @@ impl Exchange {
     pub fn ask_extended(&mut self, due: Due) {
         self.unsynced = true;
         if !self.discarding {
+            self.book(&due);
             self.owed.push(due);
         }
     }
 
     /// Is it open whether the server has this statement, because a batch before the present one may yet fail? Then what
     /// was booked for it there, a Parse or a Close, is not to be built on.
+    #[inline]
     pub fn in_doubt(&self, statement: u64) -> bool {
-        !self.owed.is_empty()
-            && self.owed.hangs_on_earlier_batch(|undo| match undo {
-                Undo::Parsed { sent, .. } => *sent == Some(statement),
-                Undo::ServerClosed(closed) => *closed == statement,
-                Undo::ClientClosed { .. } => false,
-            })
+        !self.booked.is_empty() && self.booked.get(&statement).is_some_and(|booked| booked.batch < self.batch)
     }
 
-    /// Is a Parse of this statement under way?
-    pub fn is_parsing(&self, statement: u64) -> bool {
-        self.owed.has(|undo| matches!(undo, Undo::Parsed { sent, .. } if *sent == Some(statement)))
+    /// Is a Parse or a Close of this statement under way to the server?
+    pub fn is_booked(&self, statement: u64) -> bool {
+        self.booked.contains_key(&statement)
+    }
+
+    fn book(&mut self, due: &Due) {
+        if let Some(id) = due.undo.as_deref().and_then(Undo::on_server) {
+            let booked = self.booked.entry(id).or_default();
+            booked.count += 1;
+            booked.batch = self.batch;
+        }
     }
 
     /// A Sync goes to the server.
@@ -161,6 +194,7 @@ impl Exchange {
         }
         self.unsynced = false;
         self.discarding = false;
+        self.batch += 1;
         self.owed.push(Due::forward(Kind::Sync));
     }
 
@@ -209,11 +243,11 @@ impl Exchange {
             }
             _ => return Ok(Verdict::Forward),
         };
-        match self.owed.take(kind) {
-            Some(due) if due.action == Action::Skip => Ok(Verdict::Skip),
-            Some(_) => Ok(Verdict::Forward),
-            None => Err(Violation::UnexpectedReply),
+        let due = self.owed.take(kind).ok_or(Violation::UnexpectedReply)?;
+        if let Some(undo) = due.undo.as_deref() {
+            unbook(&mut self.booked, undo);
         }
+        Ok(if due.action == Action::Skip { Verdict::Skip } else { Verdict::Forward })
     }
 
     #[inline]
@@ -243,8 +277,10 @@ impl Exchange {
         if kind.ends_with_ready() {
             return;
         }
+        let booked = &mut self.booked;
         let synced = self.owed.fail_until_ready(|due| {
             if let Some(taken_back) = due.undo {
+                unbook(booked, &taken_back);
                 undo(*taken_back);
             }
         });

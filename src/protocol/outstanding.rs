@@ -72,6 +72,17 @@ pub enum Undo {
     ServerClosed(u64),
 }
 
+impl Undo {
+    /// The number of the statement that the server was asked to parse or to close.
+    pub fn on_server(&self) -> Option<u64> {
+        match self {
+            Undo::Parsed { sent, .. } => *sent,
+            Undo::ServerClosed(id) => Some(*id),
+            Undo::ClientClosed { .. } => None,
+        }
+    }
+}
+
 /// One reply owed.
 #[derive(Debug)]
 pub struct Due {
@@ -186,19 +197,6 @@ impl Outstanding {
             !(in_copy && matches!(due.kind, Kind::Sync | Kind::CopyEnd))
         });
         end.is_some()
-    }
-
-    /// Is there a reply owed whose undo answers to `asked`, and after it one that ends with ReadyForQuery? If the
-    /// server skips the one, the requests after the other are carried out all the same.
-    pub fn hangs_on_earlier_batch(&self, asked: impl Fn(&Undo) -> bool) -> bool {
-        let mut dues = self.dues.iter();
-        let found = dues.any(|due| due.undo.as_deref().is_some_and(&asked));
-        found && dues.any(|due| due.kind.ends_with_ready())
-    }
-
-    /// Is there a reply owed whose undo answers to `asked`?
-    pub fn has(&self, asked: impl Fn(&Undo) -> bool) -> bool {
-        self.dues.iter().any(|due| due.undo.as_deref().is_some_and(&asked))
     }
 
     /// Is a Sync owed?
