@@ -18,7 +18,7 @@ use crate::stats::roster::Roster;
 const BUSY_SHARE: f64 = 0.75;
 
 /// How long they must be too busy before one more joins: a burst of logins is no reason.
-const BUSY_FOR: Duration = Duration::from_secs(1);
+const BUSY_FOR: Duration = Duration::from_secs(2);
 
 /// The share below which the remaining workers would be, were there one less.
 const SPARE_SHARE: f64 = 0.5;
@@ -138,9 +138,9 @@ mod tests {
         let mut balance = Balance::new(3);
 
         assert_eq!(balance.decide(&[0.9, 0.0, 0.0], at(1)), 1);
-        assert_eq!(balance.decide(&[0.9, 0.0, 0.0], at(2)), 2);
-        assert_eq!(balance.decide(&[0.8, 0.8, 0.0], at(3)), 2);
-        assert_eq!(balance.decide(&[0.8, 0.8, 0.0], at(4)), 3);
+        assert_eq!(balance.decide(&[0.9, 0.0, 0.0], at(3)), 2);
+        assert_eq!(balance.decide(&[0.8, 0.8, 0.0], at(4)), 2);
+        assert_eq!(balance.decide(&[0.8, 0.8, 0.0], at(6)), 3);
         assert_eq!(balance.decide(&[1.0, 1.0, 1.0], at(9)), 3);
     }
 
@@ -158,9 +158,9 @@ mod tests {
     fn a_worker_goes_home_only_after_it_was_spare_for_a_while() {
         let mut balance = Balance::new(2);
         balance.decide(&[0.9, 0.0], at(1));
-        assert_eq!(balance.decide(&[0.9, 0.0], at(2)), 2);
+        assert_eq!(balance.decide(&[0.9, 0.0], at(3)), 2);
 
-        assert_eq!(balance.decide(&[0.1, 0.1], at(3)), 2);
+        assert_eq!(balance.decide(&[0.1, 0.1], at(4)), 2);
         assert_eq!(balance.decide(&[0.4, 0.4], at(5)), 2);
         assert_eq!(balance.decide(&[0.1, 0.1], at(6)), 2);
         assert_eq!(balance.decide(&[0.1, 0.1], at(9)), 1);

@@ -96,7 +96,7 @@ impl Drop for Seat {
 /// Serves one accepted connection from its first byte to its last, on the calling worker, or from one safe point to the
 /// next on that and others.
 ///
-/// Logging in takes big futures and buffers, so it lives in a box of its own that is gone when the session begins: ten
+/// Logging in takes big futures and buffers, so it is a task of its own that is gone when the session begins: ten
 /// thousand idle clients are ten thousand sessions.
 pub async fn serve(shared: Arc<Shared>, socket: Raw, peer: Endpoint, local: Endpoint, carried: Carried) {
     let Ok(stream) = Stream::adopt(socket) else { return };
@@ -106,7 +106,10 @@ pub async fn serve(shared: Arc<Shared>, socket: Raw, peer: Endpoint, local: Endp
     let entered = shared.roster.enter_client(card);
     let card = entered.card().clone();
     let farewell = match Box::pin(login::log_in(shared.clone(), entered, stream)).await {
-        login::LoggedIn::Client(client) => return serve_session(client, carried).await,
+        login::LoggedIn::Client(client) => {
+            tokio::spawn(serve_session(client, carried));
+            return;
+        }
         login::LoggedIn::Console(console) => Box::pin(console.run()).await,
         login::LoggedIn::Nobody(farewell) => farewell,
         login::LoggedIn::Canceler => return,

@@ -261,7 +261,8 @@ impl Client {
         self.card().set_xact_at(Some(now));
         lease.card().set_request_at(now);
         if !self.wish.is(&lease.parameters) {
-            lease = self.adopt(lease).await?;
+            // Boxed: it is rare, and would make every idle client's task half as big again.
+            lease = Box::pin(self.adopt(lease)).await?;
         }
         let ended = Relay::new(self, &mut lease, now).run().await;
         self.part(lease, ended).map_err(Leaving::For)

@@ -25,7 +25,7 @@ use super::stamp::Stamps;
 use crate::net::world;
 
 /// How long the thread lets lines gather after a write.
-pub const LINGER: Duration = Duration::from_millis(5);
+pub const LINGER: Duration = Duration::from_millis(50);
 
 /// How long a flush, the end of the process, or one write to a reader that does not read may take.
 pub const PATIENCE: Duration = Duration::from_secs(1);
