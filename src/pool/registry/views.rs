@@ -83,7 +83,7 @@ impl Registry {
         }
     }
 
-    /// The rows of SHOW USERS, by name: those of [users] and auth_file, those with clients and those with pools.
+    /// The rows of SHOW USERS, by name: those of `[users]` and `auth_file`, those with clients and those with pools.
     pub fn user_views(&self) -> Vec<UserView> {
         let config = self.config();
         let mut names: BTreeSet<Arc<str>> = config.users.keys().map(|name| Arc::from(name.as_str())).collect();
