@@ -120,14 +120,7 @@ impl ConsoleClient {
             if let Poll::Ready(late) = wait.as_mut().poll(cx) {
                 return Poll::Ready(Ok(late));
             }
-            while !inbox.is_full() {
-                match stream.poll_fill(cx, inbox) {
-                    Poll::Pending => break,
-                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Farewell::ClientGone)),
-                    Poll::Ready(Ok(_)) => {}
-                }
-            }
-            Poll::Pending
+            stream.poll_gone(cx, inbox).map(|()| Err(Farewell::ClientGone))
         });
         out.extend_from_slice(&late.await?);
         Ok(())

@@ -407,14 +407,7 @@ fn poll_welcome(
     if pool.welcome().is_some() {
         return Poll::Ready(Ok(()));
     }
-    while !inbox.is_full() {
-        match stream.poll_fill(cx, inbox) {
-            Poll::Pending => break,
-            Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Farewell::ClientGone)),
-            Poll::Ready(Ok(_)) => {}
-        }
-    }
-    Poll::Pending
+    stream.poll_gone(cx, inbox).map(|()| Err(Farewell::ClientGone))
 }
 
 /// One cancel request under way, for SHOW POOLS.

@@ -380,14 +380,10 @@ impl Client {
         if order != Order::None {
             return Poll::Ready(Farewell::ordered(order));
         }
-        while !self.inbox.is_full() {
-            match self.stream.poll_fill(cx, &mut self.inbox) {
-                Poll::Pending => break,
-                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Farewell::ClientGone),
-                Poll::Ready(Ok(len)) => self.count_received(len),
-            }
-        }
-        Poll::Pending
+        let before = self.inbox.fresh().len();
+        let gone = self.stream.poll_gone(cx, &mut self.inbox);
+        self.count_received(self.inbox.fresh().len() - before);
+        gone.map(|()| Farewell::ClientGone)
     }
 
     /// Gives the server back, or drops it; says whether the client goes on.

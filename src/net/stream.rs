@@ -65,6 +65,19 @@ impl Stream {
         polled.map_ok(|()| len)
     }
 
+    /// Takes in what comes while the other end waits for us, as far as the inbox has room. Ready when the other end is
+    /// gone.
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>, inbox: &mut Inbox) -> Poll<()> {
+        while !inbox.is_full() {
+            match self.poll_fill(cx, inbox) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
+                Poll::Ready(Ok(_)) => {}
+            }
+        }
+        Poll::Pending
+    }
+
     /// Sends bytes, as many as the socket takes.
     ///
     /// # Errors

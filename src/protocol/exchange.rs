@@ -210,12 +210,6 @@ impl Exchange {
         }
     }
 
-    /// The server's reply that ends one request: its due is taken out, see [`Due`]. `None` is a reply nobody asked for.
-    #[inline]
-    pub fn answered(&mut self, kind: Kind) -> Option<Due> {
-        self.owed.take(kind)
-    }
-
     /// The fakes that are due now, because all replies before them are through.
     #[inline]
     pub fn take_fake(&mut self) -> Option<Due> {

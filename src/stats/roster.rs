@@ -255,11 +255,6 @@ impl ClientCard {
         self.wake();
     }
 
-    /// Takes an order back: the client met it in a state where it no longer holds.
-    pub fn clear_order(&self) {
-        self.order.store(Order::None as u8, SeqCst);
-    }
-
     /// Remembers how to wake the client's task. A task keeps one waker for its life, so this is called once for each.
     pub fn set_waker(&self, waker: &Waker) {
         let mut known = lock(&self.waker);
