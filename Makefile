@@ -7,7 +7,7 @@ ARGS ?=
 # How long each fuzz target runs.
 FUZZ_SECONDS ?= 60
 
-.PHONY: help run test check bench fuzz deps clean
+.PHONY: help run test check bench fuzz image deb deps clean
 
 help: ## This list.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -42,6 +42,15 @@ fuzz: ## Every fuzz target for FUZZ_SECONDS (60); wants nightly Rust and cargo-f
 	    $(CARGO) +nightly fuzz run --fuzz-dir tests/fuzz $$target \
 	        tests/fuzz/target/corpus/$$target tests/fuzz/corpus/$$target -- -max_total_time=$(FUZZ_SECONDS); \
 	done
+
+image: ## The Docker image, as pgweir:latest.
+	docker build --file docker/Dockerfile --tag pgweir .
+
+deb: ## The Debian package, in target/debian; wants cargo-deb.
+	@tests/deps.sh build
+	@$(CARGO) deb --version >/dev/null 2>&1 || { \
+	    echo 'make deb wants cargo-deb. First: cargo install --locked cargo-deb' >&2; exit 1; }
+	$(CARGO) deb --locked
 
 deps: ## Install what all of the above need, from the distribution.
 	@tests/deps.sh build run test bench

@@ -29,6 +29,10 @@ impl Held for Server {
     }
 
     fn mark(&self, _: ServerState) {}
+
+    fn close_needed(&self) -> bool {
+        false
+    }
 }
 
 type Pool = Mutex<Scheduler<Server, u32>>;

@@ -12,7 +12,7 @@ set -euo pipefail
 
 pgweir=${1:?usage: config/demo.sh PATH_TO_PGWEIR}
 export PGWEIR_LISTEN_PORT=${PGWEIR_LISTEN_PORT:-6432}
-work='' data='' programs='' pooler=''
+work='' data='' programs='' pooler='' login='' operator=demo
 as_user=()
 
 main() {
@@ -27,6 +27,13 @@ main() {
         database=postgres
         [[ $path == */?* ]] && database=${path##*/}
         databases=''
+        # The same login, here.
+        login=${DATABASE_URL#*://}
+        login=${login%%[/?]*}
+        [[ $login == *@* ]] || { echo "DATABASE_URL names no user: postgres://user:password@host/db" >&2; exit 1; }
+        login=${login%@*}
+        # A name that the URL is unlikely to have, since auth_file outranks the URL's password.
+        operator=demo_console
         server="the server of DATABASE_URL"
     else
         unset DATABASE_URL
@@ -107,7 +114,8 @@ start_postgres() {
 
 start_pgweir() {
     password=${password:-$(random_password)}
-    printf '"demo" "%s"\n' "$password" >"$work/userlist.txt"
+    login=${login:-demo:$password}
+    printf '"%s" "%s"\n' "$operator" "$password" >"$work/userlist.txt"
     cat >"$work/pgbouncer.ini" <<INI
 [databases]
 $databases
@@ -118,7 +126,7 @@ listen_port = $PGWEIR_LISTEN_PORT
 unix_socket_dir =
 auth_type = scram-sha-256
 auth_file = $work/userlist.txt
-admin_users = demo
+admin_users = $operator
 pool_mode = transaction
 default_pool_size = 25
 max_client_conn = 1000
@@ -137,8 +145,9 @@ INI
 }
 
 prove_and_tell() {
-    local url="postgresql://demo:$password@127.0.0.1:$PGWEIR_LISTEN_PORT" answer
-    answer=$(PGCONNECT_TIMEOUT=20 "$programs/psql" "$url/$database" -XqAtc \
+    local here="127.0.0.1:$PGWEIR_LISTEN_PORT" url answer
+    url=postgresql://$login@$here/$database
+    answer=$(PGCONNECT_TIMEOUT=20 "$programs/psql" "$url" -XqAtc \
         "select 'PostgreSQL ' || current_setting('server_version') || ', as ' || current_user" 2>"$work/psql.log") || {
         cat "$work/psql.log" >&2
         fail pgweir.log
@@ -148,8 +157,8 @@ prove_and_tell() {
 pgweir listens on 127.0.0.1:$PGWEIR_LISTEN_PORT before $server.
 One query through it was answered by $answer.
 
-  an application:  psql '$url/$database'
-  the console:     psql '$url/pgbouncer' -c 'SHOW POOLS'
+  an application:  psql '$url'
+  the console:     psql 'postgresql://$operator:$password@$here/pgbouncer' -c 'SHOW POOLS'
 
 Ctrl-C ends it and leaves nothing behind.
 TEXT

@@ -74,17 +74,24 @@
 //! |---|---|
 //! | a setting: default, documentation line, reloadable | `config/settings.rs`, [`config::keys`] |
 //! | how a value is written | [`config::values`] |
-//! | `pgbouncer.ini`, TOML, environment, `DATABASE_URL` | [`config::ini`], [`config::toml`], `config/env.rs` |
+//! | `pgbouncer.ini`, TOML | [`config::ini`], [`config::toml`] |
+//! | variables of the environment, of which images, in which order | `config/env.rs`, their names in `env/names.rs` |
+//! | what the log of the start says of each setting | [`config::Given`] |
 //! | `auth_file`; connection strings | [`config::userlist`], [`config::connstr`] |
 //! | what is said about a bad file | `config/problem.rs`, `config/resolve.rs` |
 //! | which setting wins for a (database, user) | [`pool::rules`] |
 //! | RELOAD, SET | [`app::control`], then [`pool::registry`] |
 //! | **Login** | |
 //! | SSLRequest, GSSENCRequest, protocol versions | `client/hello.rs`, [`wire::startup`] |
+//! | TLS: settings, certificates, whom to trust, cipher names | [`net::tls`] and its rooms |
 //! | who is asked for what: secrets, methods, order of checks | `client/login.rs` |
+//! | `auth_query`, `auth_user`, `auth_dbname` | [`client::auth_query`], [`server::look_up`] |
+//! | `auth_hba_file`, `auth_ident_file` | [`config::hba`], [`config::ident`], `client/records.rs` |
+//! | LDAP: its options, then asking a directory | [`config::ldap`], [`net::ldap`] |
 //! | a method, towards clients and towards servers | [`auth`], `auth/prover.rs` |
 //! | SCRAM, and the cache of its keys | `auth/scram/`, `auth/keys.rs` |
 //! | max_client_conn and its kin | `client/mod.rs`, `pool/registry/crowd.rs` |
+//! | how often one address may log in | [`client::throttle`] |
 //! | startup parameters, `options` | [`protocol::parameters`], [`wire::startup`] |
 //! | **Traffic** | |
 //! | messages, large messages | [`wire::framing`] |
@@ -92,6 +99,7 @@
 //! | parameters that follow the client | [`protocol::parameters`] |
 //! | prepared statements | [`protocol::statements`], [`protocol::rename`], `client/prepared.rs` |
 //! | back-pressure, both directions | `client/relay.rs` |
+//! | replication connections | `client/replication.rs`; their servers: `pool/scheduler/dedicated.rs` |
 //! | buffers, memory of idle clients | [`net::buffers`] |
 //! | timeouts of clients | [`client::overdue`] |
 //! | an error a client sees, its SQLSTATE | [`client::farewell`], [`wire::error`] |
@@ -101,18 +109,28 @@
 //! | max_db_connections, max_user_connections | [`pool::quota`] |
 //! | several hosts, load_balance_hosts | [`pool::hosts`] |
 //! | PAUSE, KILL, DISABLE, WAIT_CLOSE and their kin | `pool/registry/control.rs` |
+//! | SUSPEND: how everybody stops at the edge of a message | [`pool::suspension`], `pool/registry/suspend.rs` |
 //! | connecting to PostgreSQL | [`server::connect`](mod@server::connect), [`net::dial`] |
+//! | host names: DNS, `/etc/hosts`, servers that follow a name | [`net::dns`], its policy in [`net::dns::cache`] |
 //! | reset, check and connect queries | [`server::check`], `pool/errands.rs` |
-//! | cancel requests | [`cancel`] |
+//! | cancel requests: whose key, which loan | [`cancel`], `client/canceler.rs` |
+//! | their connections, and under which caps; `[peers]` | [`pool::cancel_line`], `pool/cancels.rs` |
 //! | **Operation** | |
 //! | a console command: grammar, then deed and rights | [`admin::command`], [`admin::control`] |
 //! | a SHOW table | [`admin::show`] |
 //! | the console's extended protocol | [`admin::extended`], [`admin::console`] |
 //! | counters, averages | [`stats::counters`], [`stats::averages`] |
 //! | a log line that others grep; format; files | [`stats::lines`], [`app::logging`] |
+//! | syslog, the journal | [`app::logging::records`] |
 //! | listening, tcp_* settings | [`net::listen`], [`net::sockopt`] |
+//! | systemd: notifications, then sockets it passes | [`app::systemd`], [`net::inherit`] |
 //! | signals, and how the process ends | [`app::signals`], [`app::shutdown`] |
+//! | `-R`: taking the place of a running process | [`app::takeover`], then [`client::handover`], `pool/adopt.rs` |
+//! | what is handed over: SHOW FDS, SHOW HANDOVER | [`protocol::handover`], `client/showing.rs` |
+//! | a rolling restart on a shared port | [`app::accept`], its last call |
 //! | command line, pidfile, `-d`, `user` | [`app::cli`], [`app::process`] |
+//! | health checks, `--ping` | [`app::ping`] |
+//! | the image, compose file, Kubernetes; Debian package | `docker/`; `debian/`, `Cargo.toml`; `docs/install.md` |
 //! | threads: which runtime, how many take part | [`app::runtime`], [`app::balance`], [`net::workers`] |
 //!
 //! To add a setting: one row in `config/settings.rs` (or `keys.rs`), the code that obeys it, and
@@ -125,7 +143,8 @@
 //! pooler of ours. *lease*: a server on loan. *card*: a connection's public face in the roster. *safe point*: a moment
 //! without loan or half message. *fact*, *order*: what goes into the scheduler and what comes out. *piece*, *run*: a
 //! part of the stream, and adjacent pieces that go on unchanged. *at rest*: owes nothing, may change hands. *dirty*:
-//! must be closed. *worker*: a thread that carries connections. Names of messages are the PostgreSQL manual's; names of
+//! must be closed. *worker*: a thread that carries connections.
+//! *dedicated*: opened for one client, never lent to another. Names of messages are the PostgreSQL manual's; names of
 //! settings, states, commands and columns are PgBouncer's, letter for letter.
 //!
 //! # Shared state: few homes, one law
@@ -136,8 +155,11 @@
 //! | one pool | [`pool::scheduler`] | a mutex private to [`pool`] |
 //! | caps across pools | [`pool::quota`] | a mutex in `pool/ledger.rs`, touched when servers open or close |
 //! | all pools | [`pool::registry`] | a read-write lock, read once per login |
+//! | names and their addresses | [`net::dns::cache`] | a mutex in `net/dns.rs`, taken when servers open |
+//! | certificates, keys, TLS settings | [`net::tls::Tls`] | a read-write lock, read once per connection made |
 //! | cancel keys, cards | [`cancel::table`], [`stats::roster`] | locked when clients come or go; cards are atomics |
 //! | equal statements, equal parameters | [`protocol::shared`] | a lock where a value is new, never per query |
+//! | addresses that log in too often | [`client::throttle`] | a mutex in [`client::Shared`], once per login |
 //! | counters | [`stats::counters`] | relaxed atomics, a shard for each worker |
 //!
 //! The law: std mutexes, private to their file, held for no call that could block and across no `await`; orders are
@@ -161,26 +183,19 @@
 //!   [`pool::Refusal`] carries the server's own error. A room `doctor` on floor 7 tries each database step by step.
 //! - **A second I/O back end** (io_uring): under [`net::stream::Stream`]. All the relay ever says is "fill this inbox",
 //!   whose buffer is lent while it holds bytes, and "send this run": that is what completions want, too.
-//! - **TLS**: `net/tls.rs` and a variant of [`net::stream::Stream`]; the answer to SSLRequest is in `client/hello.rs`,
-//!   the request belongs in [`server::connect`](mod@server::connect).
-//! - **auth_query, hba, ident, cert, PAM, LDAP**: `client/auth_query.rs`, through an ordinary pool; `auth/hba.rs`,
-//!   where `client/login.rs` picks the method; a file for each method, as the header of [`auth`] says.
-//! - **Peering**: [`cancel::key`] has room for peer ids and hops, [`config::Peer`] is read; [`cancel::forward`] gets a
-//!   second destination.
-//! - **Replication connections**: `client/login.rs` tells them apart; they need a [`server`] and no pool.
-//! - **Online restart**, SUSPEND, SHOW FDS: `app/takeover.rs`; [`net::listen`] hands out the sockets it made.
+//! - **PAM**: its dialogue is that of LDAP ([`auth::Checker`]); whom to ask is decided in `client/records.rs`.
 //! - **Metrics, health, a status page**: a room `web` on floor 7, `stats/histogram.rs`.
 //! - **Cancelling what still waits in line**: one [`stats::roster::Order`] more. Whom a key means is known, and whoever
 //!   waits looks at its card.
-//! - **Environment variables of other images**: `config/env.rs`.
 //!
 //! # Tests
 //!
 //! Unit and property tests stand beside the code. `tests/sim` drives the scheduler with seeds, a million events and
 //! more, and checks its promises after each. `tests/e2e` runs the real binary before a real PostgreSQL, one file per
-//! concern of an operator; the same tests run against PgBouncer itself. `tests/fuzz` has a target for each parser of
-//! foreign bytes. `benches/load` measures pgweir beside PgBouncer on one machine, `benches/scheduler.rs` the two calls
-//! a pool makes per transaction.
+//! concern of an operator; the same tests run against PgBouncer itself. `tests/docker` builds the image and starts
+//! compose files with it where a Docker Engine answers, `tests/packages.rs` checks what else is delivered. `tests/fuzz`
+//! has a target for each parser of foreign bytes. `benches/load` measures pgweir beside PgBouncer on one machine,
+//! `benches/scheduler.rs` the two calls a pool makes per transaction.
 //!
 //! # Why it is not quite as first drawn
 //!
@@ -206,13 +221,16 @@
 //!
 //! Taken where they save more than they cost to read: `tokio` (readiness, tasks), `rustix`, `nix` and `socket2` (system
 //! calls without unsafe code), `sha2`, `hmac`, `pbkdf2`, `md-5`, `stringprep`, `subtle`, `zeroize`, `base64`,
-//! `getrandom` (authentication), `toml`, `serde_json` (text), `tracing` (the log's macros), `jiff` (time zones), `lru`
-//! (statements per server), `lexopt` (the command line).
+//! `getrandom` (authentication), `ldap3` (directories), `domain` (questions to name servers), `toml`,
+//! `serde_json` (text), `tracing` (the log's macros), `jiff` (time zones), `lru` (statements per server), `lexopt` (the
+//! command line), `sd-notify` and `listenfd` (systemd),
+//! `rustls` with *ring* and `x509-parser` (TLS).
 //!
 //! Looked for here and not found:
 //!
 //! - `scram`: it cannot check a login against a stored secret, nor start from a client key, which pass-through needs.
 //!   So `auth/scram` is ours, over the RustCrypto primitives.
+//! - `hickory-resolver`: 67 packages more where `domain` is 14, and a reader of `resolv.conf` that knows no port.
 //! - `postgres-protocol`: the client's half of messages and SCRAM only, and keys are derived on the calling thread. The
 //!   tests compare with it, as an independent opinion on SCRAM and md5.
 //! - `bytes`, `tokio-util`: their buffers are reference-counted and belong to a connection, codecs hand over one
@@ -220,6 +238,7 @@
 //! - `serde`: a derived reader stops at the first fault and knows no lines; `config` reports all faults with theirs,
 //!   and reads `toml`'s spanned table itself.
 //! - `tracing-subscriber`: [`app::logging`] writes PgBouncer's lines, from a queue that no slow disk can stop.
+//! - `syslog`: it connects once and blocks while the daemon is busy; [`app::logging::records`] does neither.
 //! - an ini library: PgBouncer's dialect is its own ([`config::ini`]).
 
 pub mod admin;

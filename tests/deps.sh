@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Installs from the distribution what the given purposes need, and nothing that is there already.
 #
-#   tests/deps.sh build|make|run|test|bench|fuzz ...
+#   tests/deps.sh build|make|run|test|bench|fuzz|manifests ...
 #
+# What checks the manifests for Kubernetes is in no distribution: it comes from PyPI, into the target folder.
 # No service is started and no database cluster made: the tests and the demo start their own PostgreSQL.
 set -euo pipefail
 
 missing=()
+manifests=
 
 need() {
     local package=$1
@@ -16,6 +18,23 @@ need() {
 
 has_postgres() {
     compgen -G '/usr/lib/postgresql/*/bin/initdb' && compgen -G '/usr/lib/postgresql/*/bin/pgbench'
+}
+
+has_compose() {
+    docker compose version || docker-compose version
+}
+
+install_manifest_tools() {
+    local tools target
+    target=${CARGO_TARGET_DIR:-$(dirname "$0")/../target}
+    tools=$target/tmp/manifest-tools
+    [[ ! -x $tools/bin/kubernetes-validate || ! -x $tools/bin/yamllint ]] || return 0
+    echo "Installing from PyPI, into $tools: kubernetes-validate yamllint"
+    rm -rf "$tools"
+    mkdir -p "$target/tmp"
+    # Where PyPI cannot be reached, the test that wants them says that it is skipped.
+    /usr/bin/python3 -m venv "$tools" && "$tools/bin/pip" install --quiet --disable-pip-version-check \
+        kubernetes-validate==1.37.0 yamllint==1.38.0 || echo "They cannot be had; going on without." >&2
 }
 
 for purpose in "$@"; do
@@ -30,19 +49,36 @@ for purpose in "$@"; do
     test)
         need postgresql has_postgres
         need python3-psycopg /usr/bin/python3 -c 'import psycopg'
+        need iproute2 command -v ss
+        need slapd test -x /usr/sbin/slapd
+        need prometheus-pgbouncer-exporter /usr/bin/python3 -c 'import prometheus_pgbouncer_exporter'
+        need python3-decorator /usr/bin/python3 -c 'import decorator'
+        if docker version >/dev/null 2>&1; then
+            need debootstrap test -x /usr/sbin/debootstrap
+            need docker-compose has_compose
+        fi
+        need openssl command -v openssl
+        ;;&
+    test | manifests)
+        need python3-venv /usr/bin/python3 -c 'import ensurepip'
+        manifests=wanted
         ;;
     bench)
         need postgresql has_postgres
         need pgbouncer test -x /usr/sbin/pgbouncer
+        need openssl command -v openssl
         ;;
     *)
-        echo "usage: tests/deps.sh build|make|run|test|bench|fuzz ..." >&2
+        echo "usage: tests/deps.sh build|make|run|test|bench|fuzz|manifests ..." >&2
         exit 2
         ;;
     esac
 done
 
-[[ ${#missing[@]} -gt 0 ]] || exit 0
+if [[ ${#missing[@]} -eq 0 ]]; then
+    [[ -z $manifests ]] || install_manifest_tools
+    exit 0
+fi
 mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
 
 as_root=()
@@ -82,7 +118,11 @@ install() {
 # The lists may be old or absent, as they are in a container.
 install 2>/dev/null || { "${as_root[@]}" apt-get update --quiet=2 && install; }
 
-# A pgbouncer that was installed for the benchmark should not come up at the next boot.
-if [[ " ${missing[*]} " == *" pgbouncer "* ]] && command -v systemctl >/dev/null; then
-    "${as_root[@]}" systemctl disable pgbouncer >/dev/null 2>&1 || true
-fi
+# What was installed for the benchmark or the tests should not come up at the next boot.
+for service in pgbouncer prometheus-pgbouncer-exporter; do
+    if [[ " ${missing[*]} " == *" $service "* ]] && command -v systemctl >/dev/null; then
+        "${as_root[@]}" systemctl disable "$service" >/dev/null 2>&1 || true
+    fi
+done
+
+[[ -z $manifests ]] || install_manifest_tools

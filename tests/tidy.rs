@@ -3,8 +3,11 @@
 //! - A room imports rooms on lower floors only, and rooms on one floor do not import each other.
 //! - A file whose header says `Pure:` has nothing to do with tasks, locks, sockets, files or clocks (its tests may).
 //! - No line above 120 characters, no file above 900 lines, nothing left for later.
+//! - Every setting that the table calls obeyed is read by code that obeys it.
 
 use std::path::Path;
+
+use pgweir::config;
 
 /// Every room and its floor. A new room needs a line here.
 const FLOORS: [(&str, u8); 15] = [
@@ -87,6 +90,89 @@ fn check_file(name: &str, text: &str) -> Vec<String> {
         findings.extend(purity(&code));
     }
     findings.into_iter().map(|(line, what)| format!("src/{name}:{line}: {what}")).collect()
+}
+
+/// Where a setting only changes hands: from the configuration to the rules that a pool's clients look at.
+const RULES: &str = "pool/rules.rs";
+
+#[test]
+fn every_setting_is_read_by_code() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    code_below(&src, &src, &mut files);
+
+    let rows = config::table();
+    let unread: Vec<&str> = rows.iter().map(|row| row.name).filter(|name| !is_read(name, &files)).collect();
+
+    assert!(rows.len() > 90 && files.len() > 50, "{} rows, {} files", rows.len(), files.len());
+    assert!(unread.is_empty(), "rows of config/settings.rs that no code reads: {unread:?}");
+}
+
+/// Adds the name and code of each file below `folder` that may obey a setting: no tests, and of the room that reads the
+/// configuration only what follows it there (`%include`, `auth_file` and the like).
+fn code_below(folder: &Path, src: &Path, files: &mut Vec<(String, String)>) {
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("a folder's entry").path();
+        let name = path.strip_prefix(src).expect("a path below src").to_string_lossy().replace('\\', "/");
+        if path.is_dir() {
+            if !name.ends_with("tests") {
+                code_below(&path, src, files);
+            }
+        } else if name.ends_with(".rs") && !name.ends_with("tests.rs") {
+            let is_table = name.starts_with("config/") && !["config/load.rs", "config/mod.rs"].contains(&name.as_str());
+            if !is_table {
+                let text = std::fs::read_to_string(&path).expect("a text");
+                let code = without_comments(&text);
+                files.push((name, code.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default().to_owned()));
+            }
+        }
+    }
+}
+
+/// Does code in one of these files take the field of that name from the settings, or from the rules made of them? Where
+/// the rules have a field of the same name, filling that is no reading.
+fn is_read(name: &str, files: &[(String, String)]) -> bool {
+    files.iter().any(|(file, code)| {
+        // A chain of fields may be broken over lines.
+        let code: Vec<&str> = code.split_whitespace().collect();
+        let code = code.join(" ").replace(" .", ".");
+        // Taken apart: `let Settings { auth_file: Some(path), .. } = …`.
+        let patterns = code.split("let Settings {").skip(1).filter_map(|rest| rest.split('}').next());
+        if patterns.into_iter().any(|fields| mentions(fields, name)) {
+            return true;
+        }
+        let field = format!(".{name}");
+        code.match_indices(&field).any(|(at, _)| {
+            let after = &code[at + field.len()..];
+            let before = code[..at].strip_suffix("()").unwrap_or(&code[..at]);
+            let owner = before.rsplit(|c| !is_word(c)).next().unwrap_or_default();
+            let is_whole = !after.starts_with(|c: char| is_word(c) || c == '(');
+            let is_settings = matches!(owner, "settings" | "running");
+            let is_rules = matches!(owner, "rules" | "self");
+            let is_copied = file == RULES && code.contains(&format!("pub {name}:"));
+            let reads = (is_settings && !is_copied) || (is_rules && (owner != "self" || file == RULES));
+            is_whole && reads
+        })
+    })
+}
+
+#[test]
+fn a_setting_that_is_only_copied_is_found() {
+    let files = |name: &str, code: &str| vec![(name.to_owned(), code.to_owned())];
+
+    assert!(is_read("pool_size", &files("net/x.rs", "let a = config.settings.pool_size;")));
+    assert!(is_read("pool_size", &files("net/x.rs", "config\n    .settings\n    .pool_size\n    .max(1)")));
+    assert!(is_read("pool_size", &files("pool/x.rs", "self.rules().pool_size.clone()")));
+    assert!(is_read("pool_size", &files("pool/x.rs", "u64::from(settings.pool_size)")));
+    assert!(is_read("pool_size", &files(RULES, "Policy { size: self.pool_size }")));
+    assert!(!is_read("pool_size", &files(RULES, "pub pool_size: u32, } Rules { pool_size: settings.pool_size }")));
+    assert!(is_read("pool_size", &files(RULES, "pub size: u32, } Rules { size: settings.pool_size }")));
+    assert!(!is_read(
+        "pool_size",
+        &files("net/x.rs", "settings.pool_size_max + table.pool_size + settings.pool_size()")
+    ));
+    assert!(is_read("pool_size", &files("net/x.rs", "let Settings { pool_size, .. } = &settings;")));
+    assert!(!is_read("pool_size", &files("net/x.rs", "\"pool_size\"")));
 }
 
 fn sizes(text: &str) -> Vec<(usize, String)> {

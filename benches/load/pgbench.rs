@@ -97,6 +97,9 @@ fn command(load: &Workload, running: &Running, cluster: &Cluster, scratch: &Scra
     command.args(["-h", "127.0.0.1", "-p", &running.port.to_string(), "-U", running.role, "-n"]);
     command.args(["-c", &load.clients.to_string(), "-j", &PGBENCH_THREADS.min(load.clients).to_string()]);
     command.args(load.arguments);
+    if running.encrypts {
+        command.env("PGSSLMODE", "require");
+    }
     if let Some(script) = load.script {
         command.arg("-f").arg(scratch.write("script.sql", script)?);
     }

@@ -21,20 +21,22 @@ pub(crate) const POOL_SIZE: u32 = 25;
 pub(crate) enum Auth {
     Scram,
     Md5,
+    /// SCRAM over TLS, with a key of the commonest kind: RSA, 2,048 bits.
+    ScramTls,
 }
 
 impl Auth {
     /// The role to log in as: its secret in PostgreSQL is of the same kind, so that the row without pooler compares.
     pub(crate) fn role(self) -> &'static str {
         match self {
-            Auth::Scram => SCRAM_ROLE,
+            Auth::Scram | Auth::ScramTls => SCRAM_ROLE,
             Auth::Md5 => MD5_ROLE,
         }
     }
 
     fn setting(self) -> &'static str {
         match self {
-            Auth::Scram => "scram-sha-256",
+            Auth::Scram | Auth::ScramTls => "scram-sha-256",
             Auth::Md5 => "md5",
         }
     }
@@ -118,11 +120,16 @@ impl Contender {
         scratch: &Scratch,
     ) -> Outcome<Running> {
         let Some(ref program) = self.program else {
-            return Ok(Running { port: cluster.port, role: auth.role(), process: None });
+            return Ok(Running { port: cluster.port, role: auth.role(), encrypts: false, process: None });
         };
         let port = free_port()?;
         let userlist = scratch.write("userlist.txt", &userlist())?;
-        let ini = scratch.write(&format!("{}.ini", self.label), &ini(cluster.port, port, auth, &userlist))?;
+        let encrypts = auth == Auth::ScramTls;
+        let mut ini = ini(cluster.port, port, auth, &userlist);
+        if encrypts {
+            ini.push_str(&tls(scratch)?);
+        }
+        let ini = scratch.write(&format!("{}.ini", self.label), &ini)?;
         let log = format!("{}.log", self.label);
         let mut command = scratch.command(program, &log)?;
         command.arg(&ini);
@@ -130,7 +137,7 @@ impl Contender {
             command.env("PGWEIR_WORKER_THREADS", threads.to_string());
         }
         let process = command.spawn().map_err(|error| format!("{}: {error}", self.name))?;
-        let mut running = Running { port, role: auth.role(), process: Some(process) };
+        let mut running = Running { port, role: auth.role(), encrypts, process: Some(process) };
         let patience = Instant::now() + Duration::from_secs(10);
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             check_interrupted()?;
@@ -147,6 +154,8 @@ impl Contender {
 pub(crate) struct Running {
     pub(crate) port: u16,
     pub(crate) role: &'static str,
+    /// Whether clients must come by TLS.
+    pub(crate) encrypts: bool,
     process: Option<Child>,
 }
 
@@ -173,6 +182,24 @@ impl Drop for Running {
 
 fn userlist() -> String {
     format!("\"{SCRAM_ROLE}\" \"{PASSWORD}\"\n\"{MD5_ROLE}\" \"{PASSWORD}\"\n")
+}
+
+/// The settings for TLS, and the key and certificate they name.
+fn tls(scratch: &Scratch) -> Outcome<String> {
+    let (key, certificate) = (scratch.path("tls.key"), scratch.path("tls.crt"));
+    if !certificate.exists() {
+        let mut openssl = Command::new("openssl");
+        openssl.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30", "-subj", "/CN=localhost"]);
+        let output = openssl.arg("-keyout").arg(&key).arg("-out").arg(&certificate).output();
+        let output = output.map_err(|error| format!("openssl: {error}"))?;
+        if !output.status.success() {
+            return Err(format!("openssl: {}", String::from_utf8_lossy(&output.stderr)));
+        }
+        scratch.give_away(&key)?;
+        scratch.give_away(&certificate)?;
+    }
+    let (key, certificate) = (key.display(), certificate.display());
+    Ok(format!("client_tls_sslmode = require\nclient_tls_key_file = {key}\nclient_tls_cert_file = {certificate}\n"))
 }
 
 /// Only names that PgBouncer has known since long before 1.18, so that every one of them reads the same file.

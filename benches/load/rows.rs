@@ -96,7 +96,7 @@ select abalance from pgbench_accounts where aid = :aid;
 ";
 
 /// Every row there is.
-static ALL: [Row; 13] = [
+static ALL: [Row; 15] = [
     Row {
         threads: Some(1),
         ..row("simple-1", "`-S` simple, 50 clients, one thread", PLAIN, &[ratio("cpu_us", CPU, 1.05)])
@@ -135,6 +135,19 @@ static ALL: [Row; 13] = [
             pgbench(10, &["-S", "-C"]),
             &[ratio("cpu_us", "CPU per connection", 1.10)],
         )
+    },
+    Row {
+        auth: Auth::ScramTls,
+        ..row(
+            "connect-tls",
+            "connect, select, disconnect (`-C`, SCRAM over TLS)",
+            pgbench(10, &["-S", "-C"]),
+            &[at_least("tps", "connections per second", 1.5)],
+        )
+    },
+    Row {
+        auth: Auth::ScramTls,
+        ..row("simple-tls", "`-S` simple over TLS, 50 clients", PLAIN, &[ratio("cpu_us", CPU, 1.00)])
     },
     row(
         "big",

@@ -81,7 +81,7 @@ impl Scratch {
         lines[lines.len().saturating_sub(12)..].join("\n")
     }
 
-    fn give_away(&self, path: &Path) -> Outcome<()> {
+    pub(crate) fn give_away(&self, path: &Path) -> Outcome<()> {
         let Some(ref user) = self.user else { return Ok(()) };
         chown(path, Some(user.uid), Some(user.gid)).map_err(|error| format!("{}: {error}", path.display()))
     }

@@ -19,6 +19,8 @@ pub enum Command {
     Empty,
     /// SHOW of a table.
     Show(Show),
+    /// SHOW FDS with all that a successor wants to know; for a pgweir that takes over.
+    ShowHandover,
     /// SHOW of a session parameter that the console pretends to have.
     ShowParameter(&'static Parameter),
     /// SET of a session parameter, which has no effect.
@@ -106,7 +108,7 @@ pub enum ParseError {
     BadArguments,
 }
 
-/// Longest command word, in bytes.
+/// Longest command word, in bytes, quotes included, as for the others.
 const WORD_MAX: usize = 15;
 /// Longest argument and name of a setting, in bytes: Postgres' longest database name.
 const ARGUMENT_MAX: usize = 63;
@@ -151,8 +153,8 @@ pub fn parse(text: &str) -> Result<Command, ParseError> {
     }
     match plain(text) {
         Some((word, argument)) => {
-            let word = short(word, WORD_MAX)?;
-            let argument = argument.map_or(Ok(None), |argument| short(argument, ARGUMENT_MAX).map(Some))?;
+            let word = word.short(WORD_MAX)?;
+            let argument = argument.map_or(Ok(None), |argument| argument.short(ARGUMENT_MAX).map(Some))?;
             // An empty argument in quotes is none, as in PgBouncer.
             command(&word.to_ascii_lowercase(), argument.filter(|argument| !argument.is_empty()))
         }
@@ -190,6 +192,9 @@ fn show(what: &str) -> Result<Command, ParseError> {
     if let Some(parameter) = PARAMETERS.iter().find(|parameter| parameter.columns[0].name.eq_ignore_ascii_case(what)) {
         return Ok(Command::ShowParameter(parameter));
     }
+    if what.eq_ignore_ascii_case("handover") {
+        return Ok(Command::ShowHandover);
+    }
     Show::from_name(what).map(Command::Show).ok_or(ParseError::Syntax)
 }
 
@@ -218,22 +223,26 @@ fn transaction(word: &str, argument: Option<&str>) -> Option<Transaction> {
 fn set(text: &str) -> Result<Command, ParseError> {
     let (set, rest) = word(text).ok_or(ParseError::Syntax)?;
     let (key, rest) = rest.strip_prefix(SPACE).and_then(after_space_word).ok_or(ParseError::Syntax)?;
-    if !set.eq_ignore_ascii_case("set") {
+    if !set.text.eq_ignore_ascii_case("set") {
         return Err(ParseError::Syntax);
     }
     let rest = rest.trim_start_matches(SPACE);
     let value = match rest.strip_prefix('=') {
         Some(value) => value,
-        None => word(rest).filter(|(to, _)| to.eq_ignore_ascii_case("to")).ok_or(ParseError::Syntax)?.1,
+        // No space need follow: `TO'0'`, and PgBouncer takes `TO0` too.
+        None => {
+            let to = rest.get(..2).filter(|to| to.eq_ignore_ascii_case("to")).ok_or(ParseError::Syntax)?;
+            &rest[to.len()..]
+        }
     };
     let value = value.trim_start_matches(SPACE);
 
-    let key = short(key, ARGUMENT_MAX)?;
+    let key = key.short(ARGUMENT_MAX)?;
     if key.is_empty() {
         return Err(ParseError::BadArguments);
     }
     let value = match quoted(value, '\'').or_else(|| word(value)) {
-        Some((value, "")) => short(value, VALUE_MAX)?,
+        Some((value, "")) => value.short(VALUE_MAX)?,
         // A list or a phrase, which only Postgres' own parameters have.
         Some(_) if is_session_parameter(&key) && !value.contains(';') => return Ok(Command::SetIgnored),
         _ => return Err(ParseError::Syntax),
@@ -269,14 +278,35 @@ fn from_driver(text: &str) -> Option<Command> {
         ["deallocate", "prepare", "all"] => Some(Command::Deallocate(None)),
         ["deallocate", "prepare", _] => {
             let name = text.split_ascii_whitespace().nth(2)?;
-            word(name).filter(|(_, rest)| rest.is_empty()).map(|(name, _)| Command::Deallocate(Some(name.into_owned())))
+            word(name)
+                .filter(|(_, rest)| rest.is_empty())
+                .map(|(name, _)| Command::Deallocate(Some(name.text.into_owned())))
         }
         _ => None,
     }
 }
 
+/// A word or quoted text of a command.
+struct Word<'a> {
+    /// Without quotes.
+    text: Cow<'a, str>,
+    /// Its length as it was written, in bytes, quotes included.
+    written_len: usize,
+}
+
+impl Word<'_> {
+    /// # Errors
+    /// It is longer than that, as it was written: PgBouncer's limits count the quotes.
+    fn short(self, len_max: usize) -> Result<String, ParseError> {
+        if self.written_len > len_max {
+            return Err(ParseError::BadArguments);
+        }
+        Ok(self.text.into_owned())
+    }
+}
+
 /// A word, and maybe another: `(word, argument)`.
-fn plain(text: &str) -> Option<(Cow<'_, str>, Option<Cow<'_, str>>)> {
+fn plain(text: &str) -> Option<(Word<'_>, Option<Word<'_>>)> {
     let (first, rest) = word(text)?;
     if rest.is_empty() {
         return Some((first, None));
@@ -285,21 +315,21 @@ fn plain(text: &str) -> Option<(Cow<'_, str>, Option<Cow<'_, str>>)> {
     rest.is_empty().then_some((first, Some(argument)))
 }
 
-fn after_space_word(text: &str) -> Option<(Cow<'_, str>, &str)> {
+fn after_space_word(text: &str) -> Option<(Word<'_>, &str)> {
     word(text.trim_start_matches(SPACE))
 }
 
 /// A word at the start of `text`, unquoted, and the rest.
-fn word(text: &str) -> Option<(Cow<'_, str>, &str)> {
+fn word(text: &str) -> Option<(Word<'_>, &str)> {
     if let Some((name, rest)) = quoted(text, '"') {
         return Some((name, rest));
     }
     let end = text.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(text.len());
-    (end > 0).then(|| (Cow::Borrowed(&text[..end]), &text[end..]))
+    (end > 0).then(|| (Word { text: Cow::Borrowed(&text[..end]), written_len: end }, &text[end..]))
 }
 
 /// Text in quotes at the start of `text`, a doubled quote standing for one, and the rest.
-fn quoted(text: &str, quote: char) -> Option<(Cow<'_, str>, &str)> {
+fn quoted(text: &str, quote: char) -> Option<(Word<'_>, &str)> {
     let inner = text.strip_prefix(quote)?;
     let mut from = 0;
     loop {
@@ -312,17 +342,10 @@ fn quoted(text: &str, quote: char) -> Option<(Cow<'_, str>, &str)> {
                 true => Cow::Owned(content.replace(&doubled, &quote.to_string())),
                 false => Cow::Borrowed(content),
             };
-            return Some((content, rest));
+            return Some((Word { text: content, written_len: text.len() - rest.len() }, rest));
         }
         from = end + 2;
     }
-}
-
-fn short(text: Cow<'_, str>, len_max: usize) -> Result<String, ParseError> {
-    if text.len() > len_max {
-        return Err(ParseError::BadArguments);
-    }
-    Ok(text.into_owned())
 }
 
 const SPACE: [char; 4] = [' ', '\t', '\n', '\r'];

@@ -15,9 +15,11 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use super::command::{self, Command, ParseError, Transaction};
 use super::control::{self, Complaint, Later, Reply, Rights};
 use super::extended::{self, Bind, Execute, Named, Parse, Prepared, Progress};
-use super::table::{self, Formats};
+use super::show::fds;
+use super::table::{self, Column, Formats};
 use super::{Context, PGBOUNCER_VERSION};
 use crate::net::world;
+use crate::protocol::handover::Row;
 use crate::stats::counters::bump;
 use crate::wire::{Backend, Frontend, backend, error};
 
@@ -67,11 +69,16 @@ pub struct Console {
     protocol: Protocol,
     /// An error came in the extended protocol: skip to Sync. Shared with a [`Wait`], which may end in one.
     skipping: Arc<AtomicBool>,
+    /// A table whose rows are to be gathered: its columns, and the Execute that asked for it.
+    wanted: Option<(&'static [Column], Option<Execute>)>,
+    /// It was this client that said SUSPEND last.
+    has_suspended: bool,
 }
 
 impl Console {
-    /// A conversation with a client that has these rights.
+    /// A conversation with a client that has logged in and has these rights. It counts among the logins.
     pub fn new(context: Arc<Context>, rights: Rights) -> Console {
+        bump(&context.counters.shard(0).client_login_count, 1);
         Console {
             context,
             rights,
@@ -79,7 +86,61 @@ impl Console {
             in_transaction: false,
             protocol: Protocol::Simple,
             skipping: Arc::default(),
+            wanted: None,
+            has_suspended: false,
         }
+    }
+
+    /// Did this client suspend the process? The suspension must not outlive whoever could end it.
+    pub fn has_suspended(&self) -> bool {
+        self.has_suspended
+    }
+
+    /// The table, by its columns, whose rows the caller has to gather before the next message: SHOW FDS. Then it calls
+    /// [`Console::show_rows`], or sends [`Console::head`], each [`Console::row`] and [`Console::tail`] by itself.
+    pub fn wants_rows(&self) -> Option<&'static [Column]> {
+        self.wanted.as_ref().map(|(columns, _)| *columns)
+    }
+
+    /// Appends the table that was asked for. `None` are the rows of a table that this client may not have.
+    pub fn show_rows(&mut self, rows: Option<&[Row]>, out: &mut Vec<u8>) {
+        let Some((columns, execute)) = self.wanted.take() else { return };
+        let Some(rows) = rows else {
+            return self.ending().write(out, Err(Complaint::new("admin access needed")));
+        };
+        let rows: Vec<_> = rows.iter().map(|row| fds::values(columns, row)).collect();
+        let Some(execute) = execute else {
+            table::row_description(out, columns, &Formats::default());
+            table::data_rows(out, &rows, &Formats::default());
+            return self.ending().write(out, Ok("SHOW".to_owned()));
+        };
+        let sent =
+            self.prepared.portal(&execute.portal).map(|portal| portal.progress = Progress::Rows(rows.into_iter()));
+        if let Err(complaint) = sent.and_then(|()| self.send_rows(&execute, out)) {
+            self.ending().write(out, Err(complaint));
+        }
+    }
+
+    /// What comes before the rows in the simple protocol. Nothing where they were asked for in the extended one, whose
+    /// formats and numbers of rows only [`Console::show_rows`] obeys.
+    pub fn head(&self) -> Option<Vec<u8>> {
+        let (columns, None) = self.wanted.as_ref()? else { return None };
+        let mut out = Vec::new();
+        table::row_description(&mut out, columns, &Formats::default());
+        Some(out)
+    }
+
+    /// One row.
+    pub fn row(columns: &[Column], row: &Row) -> Vec<u8> {
+        let mut out = Vec::new();
+        table::data_rows(&mut out, &[fds::values(columns, row)], &Formats::default());
+        out
+    }
+
+    /// What comes behind the rows.
+    pub fn tail(&mut self, out: &mut Vec<u8>) {
+        self.wanted = None;
+        self.ending().write(out, Ok("SHOW".to_owned()));
     }
 
     /// The ParameterStatus messages of its greeting. The version is PgBouncer's: tools tell by it what they talk to.
@@ -148,10 +209,20 @@ impl Console {
         self.ending().write(out, Err(complaint));
     }
 
+    /// May a request to cancel end a [`Wait`]? Not once the process stops.
+    pub fn may_cancel(&self) -> bool {
+        !self.context.process.shutting_down()
+    }
+
+    /// A request to cancel came while nothing was awaited. PgBouncer lets it end a PAUSE of everything all the same.
+    pub fn cancelled_at_rest(&self) {
+        control::resume_after_cancel(&self.context);
+    }
+
     fn simple(&mut self, text: &str, out: &mut Vec<u8>) -> Option<Wait> {
         self.protocol = Protocol::Simple;
         self.prepared.close_unnamed();
-        let reply = match command::parse(text) {
+        let reply = match self.parse(text) {
             Ok(Command::Empty) => {
                 backend::message(out, Backend::EmptyQueryResponse, b"");
                 backend::ready_for_query(out, self.status());
@@ -168,13 +239,25 @@ impl Console {
             }
             Ok(Reply::Done(tag)) => self.ending().write(out, Ok(tag)),
             Ok(Reply::Notice { message, detail, tag }) => {
-                write_notice(out, message, detail);
-                self.ending().write(out, Ok(tag.to_owned()));
+                write_notice(out, &message, detail);
+                self.ending().write(out, Ok(tag.into_owned()));
             }
             Ok(Reply::Later(later)) => return Some(self.wait(later)),
+            Ok(Reply::Rows(columns)) => self.wanted = Some((columns, None)),
             Err(complaint) => self.ending().write(out, Err(complaint)),
         }
         None
+    }
+
+    /// Reads a command, and which of two tables it means, so that a description and its rows go together.
+    fn parse(&self, text: &str) -> Result<Command, ParseError> {
+        Ok(match command::parse(text)? {
+            Command::Show(show) => {
+                let logins = self.context.registry.config().settings.stats_login_counts;
+                Command::Show(show.with_login_counts(logins))
+            }
+            command => command,
+        })
     }
 
     /// One message of the extended protocol. A complaint is still to be written.
@@ -183,7 +266,7 @@ impl Console {
         match tag {
             Frontend::Parse => {
                 let parse = Parse::read(body).ok_or_else(|| broken("Parse"))?;
-                let command = command::parse(&parse.text).map_err(|error| no_command(error, &parse.text))?;
+                let command = self.parse(&parse.text).map_err(|error| no_command(error, &parse.text))?;
                 self.prepared.parse(&parse, command)?;
                 backend::parse_complete(out);
             }
@@ -238,10 +321,11 @@ impl Console {
             }
             Reply::Done(tag) => table::command_complete(out, &tag),
             Reply::Notice { message, detail, tag } => {
-                write_notice(out, message, detail);
-                table::command_complete(out, tag);
+                write_notice(out, &message, detail);
+                table::command_complete(out, &tag);
             }
             Reply::Later(later) => return Ok(Some(self.wait(later))),
+            Reply::Rows(columns) => self.wanted = Some((columns, Some(execute.clone()))),
         }
         Ok(None)
     }
@@ -281,7 +365,11 @@ impl Console {
                 self.prepared.deallocate(None)?;
                 "DISCARD ALL"
             }
-            _ => return control::carry_out(command, &self.context, self.rights, world::now()),
+            _ => {
+                let reply = control::carry_out(command, &self.context, self.rights, world::now())?;
+                self.has_suspended |= *command == Command::Suspend;
+                return Ok(reply);
+            }
         };
         Ok(Reply::Done(tag.to_owned()))
     }
@@ -373,6 +461,7 @@ fn unsupported(tag: u8, out: &mut Vec<u8>) -> Fatal {
 }
 
 fn write_complaint(out: &mut Vec<u8>, complaint: &Complaint) {
+    tracing::error!("{}", complaint.message);
     error::error_response(out, "ERROR", complaint.sqlstate, &complaint.message, complaint.detail.as_deref(), None);
 }
 

@@ -4,6 +4,7 @@
 //! order of precedence are PgBouncer's: a syntax error comes before a missing right, a missing right before anything
 //! about databases.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::pin::Pin;
 
@@ -11,10 +12,10 @@ use tracing::info;
 
 use super::command::{Command, ShutdownMode};
 use super::pooling::Done;
-use super::show::{Show, process};
-use super::table::{Table, Value};
+use super::show::{Show, fds, process};
+use super::table::{Column, Table, Value};
 use super::{Context, DATABASE};
-use crate::config::AuthType;
+use crate::config::{AuthType, SetEffect};
 use crate::pool::{ControlError, State};
 use crate::stats::moment::Moment;
 use crate::stats::roster::{ClientState, Order};
@@ -89,14 +90,16 @@ pub enum Reply {
     /// A NoticeResponse, then a CommandComplete.
     Notice {
         /// MESSAGE.
-        message: &'static str,
+        message: Cow<'static, str>,
         /// DETAIL.
         detail: Option<&'static str>,
         /// Tag.
-        tag: &'static str,
+        tag: Cow<'static, str>,
     },
     /// Wait for it.
     Later(Later),
+    /// The tag SHOW after a table with these columns, whose rows the connections make ([`super::show::fds`]).
+    Rows(&'static [Column]),
 }
 
 impl fmt::Debug for Reply {
@@ -106,6 +109,7 @@ impl fmt::Debug for Reply {
             Reply::Done(tag) => f.debug_tuple("Done").field(tag).finish(),
             Reply::Notice { message, tag, .. } => write!(f, "Notice({message}, {tag})"),
             Reply::Later(_) => f.write_str("Later"),
+            Reply::Rows(columns) => write!(f, "Rows({} columns)", columns.len()),
         }
     }
 }
@@ -121,9 +125,9 @@ pub fn carry_out(command: &Command, context: &Context, rights: Rights, now: Mome
             table.push(vec![Value::text(parameter.value)]);
             return Ok(Reply::Table(table));
         }
-        Command::SetIgnored => return Ok(Reply::Notice { message: "SET ignored", detail: None, tag: "SET" }),
+        Command::SetIgnored => return Ok(notice("SET ignored", None, "SET")),
         Command::Show(Show::Help) => {
-            return Ok(Reply::Notice { message: "Console usage", detail: Some(process::HELP), tag: "SHOW" });
+            return Ok(notice("Console usage", Some(process::HELP), "SHOW"));
         }
         Command::Show(show) if *show != Show::Fds => {
             return show.table(context, now).map(Reply::Table).ok_or_else(|| not_yet("SHOW of that"));
@@ -177,12 +181,15 @@ fn administer(command: &Command, context: &Context) -> Result<Reply, Complaint> 
         Command::KillClient(id) => kill_client(context, id),
         Command::Reload => Ok(reload(context)),
         Command::Shutdown(mode) => Ok(shutdown(context, *mode)),
-        Command::Set { key, value } => match context.process.set(key, value) {
-            Ok(()) => Ok(Reply::Done(format!("SET {key}={value}"))),
-            Err(reason) => Err(Complaint::new("SET failed").because(reason)),
-        },
-        Command::Suspend => Err(not_yet("SUSPEND")),
-        Command::Show(Show::Fds) => Err(not_yet("SHOW FDS")),
+        Command::Set { key, value } => set(context, key, value),
+        Command::Suspend => {
+            refuse_unless_active(context)?;
+            let stopped = registry.suspend().map_err(|error| refusal(&error))?;
+            log_command("SUSPEND", None);
+            tag_after(Ok(stopped), "SUSPEND")
+        }
+        Command::Show(Show::Fds) => Ok(Reply::Rows(&fds::FDS)),
+        Command::ShowHandover => Ok(Reply::Rows(&fds::HANDOVER)),
         // The console answers these itself, and `carry_out` the rest.
         Command::Show(_)
         | Command::ShowParameter(_)
@@ -217,13 +224,48 @@ fn resume(context: &Context, database: Option<&str>) -> Result<Reply, Complaint>
 }
 
 fn kill_client(context: &Context, id: &str) -> Result<Reply, Complaint> {
-    let id: u64 = id.parse().map_err(|_| Complaint::new("invalid client pointer supplied"))?;
+    let id = leading_number(id).ok_or_else(|| Complaint::new("invalid client pointer supplied"))?;
     // Before its login is over a client is in no pool, and PgBouncer does not find it.
     let card = context.roster.client(id).filter(|card| card.state() != ClientState::Login);
     let card = card.ok_or_else(|| Complaint::new("client not found"))?;
     info!("KILL_CLIENT '{id}' command issued");
     card.give_order(Order::Kill);
     Ok(Reply::Done("KILL_CLIENT".to_owned()))
+}
+
+/// PgBouncer says nothing where a SET has no effect; we say so, under the same tag.
+fn set(context: &Context, key: &str, value: &str) -> Result<Reply, Complaint> {
+    let effect = context.process.set(key, value).map_err(|reason| Complaint::new("SET failed").because(reason))?;
+    let tag = format!("SET {key}={value}");
+    let message = match effect {
+        SetEffect::Now => return Ok(Reply::Done(tag)),
+        SetEffect::NeedsRestart => {
+            format!("{key} is read at the start only: set it in the configuration file and restart")
+        }
+        SetEffect::TlsAsBefore => "TLS settings could not be applied, still using old configuration".to_owned(),
+    };
+    Ok(notice(message, None, tag))
+}
+
+fn notice(
+    message: impl Into<Cow<'static, str>>,
+    detail: Option<&'static str>,
+    tag: impl Into<Cow<'static, str>>,
+) -> Reply {
+    Reply::Notice { message: message.into(), detail, tag: tag.into() }
+}
+
+/// The number at the start of a text, as `sscanf("%llu")` reads it: white space and a sign may come before it, anything
+/// after it; what is too big is the biggest.
+fn leading_number(text: &str) -> Option<u64> {
+    let text = text.trim_start_matches([' ', '\t', '\n', '\r', '\x0b', '\x0c']);
+    let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let digits = unsigned.find(|c: char| !c.is_ascii_digit()).map_or(unsigned, |end| &unsigned[..end]);
+    if digits.is_empty() {
+        return None;
+    }
+    let number = digits.parse().unwrap_or(u64::MAX);
+    Some(if text.starts_with('-') && number != u64::MAX { number.wrapping_neg() } else { number })
 }
 
 fn reload(context: &Context) -> Reply {
@@ -256,7 +298,7 @@ fn shutdown(context: &Context, mode: ShutdownMode) -> Reply {
 fn refuse_unless_active(context: &Context) -> Result<(), Complaint> {
     match context.registry.state() {
         State::Active => Ok(()),
-        State::Paused => Err(Complaint::new("already suspended/paused")),
+        State::Paused | State::Suspended => Err(Complaint::new("already suspended/paused")),
     }
 }
 

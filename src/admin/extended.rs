@@ -52,7 +52,7 @@ pub enum Named {
 }
 
 /// An Execute body.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Execute {
     /// Name of the portal.
     pub portal: String,
@@ -196,6 +196,7 @@ pub fn columns(command: &Command) -> Option<&[Column]> {
     match command {
         Command::Show(show) => show.columns(),
         Command::ShowParameter(parameter) => Some(&parameter.columns),
+        Command::ShowHandover => Some(&super::show::fds::HANDOVER),
         _ => None,
     }
 }

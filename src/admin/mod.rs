@@ -38,6 +38,7 @@ pub use console::{Console, Fatal, Wait};
 pub use control::Rights;
 pub use pooling::Pooling;
 
+use crate::config::SetEffect;
 use crate::stats::averages::{Averages, TotalsByDatabase};
 use crate::stats::counters::Counters;
 use crate::stats::roster::Roster;
@@ -60,6 +61,8 @@ pub struct Context {
     pub process: Arc<dyn ProcessControl>,
     /// The console's own row in SHOW STATS.
     pub counters: Counters,
+    /// What a client's session takes by itself, in bytes, for SHOW MEM.
+    pub client_bytes: usize,
 }
 
 impl Context {
@@ -82,14 +85,22 @@ pub trait ProcessControl: Send + Sync {
     /// Is the process stopping?
     fn shutting_down(&self) -> bool;
 
-    /// Changes one setting until the next reload. The error says why not.
+    /// Is a client that has just connected, on a Unix socket or by TCP, not let in, because the process is stopping? A
+    /// process that waits for its clients closes its TCP ports: who still arrives there had connected before.
+    fn turns_away(&self, _on_unix_socket: bool) -> bool {
+        self.shutting_down()
+    }
+
+    /// Changes one setting until the next reload, and says what that does.
     ///
     /// # Errors
-    /// No such setting, a value it cannot have, or one that needs a restart.
-    fn set(&self, name: &str, value: &str) -> Result<(), String>;
+    /// Why not: no such setting, or a value it cannot have.
+    fn set(&self, name: &str, value: &str) -> Result<SetEffect, String>;
 
-    /// Our own version, such as `0.1.0`.
-    fn version(&self) -> &str;
+    /// Ends when what has been logged so far is written, or after a moment.
+    fn log_written(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(std::future::ready(()))
+    }
 
     /// A time of day in the process' time zone, as `2026-01-31 23:59:59 CET`. UTC unless the process knows better.
     fn local_time(&self, at: SystemTime) -> String {

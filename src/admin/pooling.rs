@@ -7,8 +7,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::net::dns::cache::{HostView, Sums, ZoneView};
 use crate::net::world;
-use crate::pool::{ControlError, DatabaseView, PoolView, Registry, State, UserView};
+use crate::pool::{ControlError, DatabaseView, PeerPoolView, PoolView, Registry, State, UserView};
 use crate::stats::averages::TotalsByDatabase;
 use crate::stats::counters::Totals;
 use crate::stats::moment::Moment;
@@ -22,6 +23,8 @@ pub trait Pooling: Send + Sync {
     fn state(&self) -> State;
     /// For SHOW POOLS.
     fn pool_views(&self, now: Moment) -> Vec<PoolView>;
+    /// For SHOW PEER_POOLS.
+    fn peer_pool_views(&self) -> Vec<PeerPoolView>;
     /// For SHOW DATABASES.
     fn database_views(&self) -> Vec<DatabaseView>;
     /// For SHOW USERS.
@@ -30,6 +33,12 @@ pub trait Pooling: Send + Sync {
     fn totals(&self) -> TotalsByDatabase;
     /// For SHOW CONFIG and PEERS: the configuration in force.
     fn config(&self) -> Arc<Config>;
+    /// For SHOW DNS_HOSTS.
+    fn dns_hosts(&self) -> Vec<HostView>;
+    /// For SHOW DNS_ZONES.
+    fn dns_zones(&self) -> Vec<ZoneView>;
+    /// For SHOW LISTS.
+    fn dns_sums(&self) -> Sums;
 
     /// Lends no more servers; the wait ends when all are released.
     ///
@@ -41,6 +50,11 @@ pub trait Pooling: Send + Sync {
     /// # Errors
     /// See [`Pooling::pause`].
     fn resume(&self, database: Option<&str>) -> Result<(), ControlError>;
+    /// Stops everybody at the edge of a message; the wait ends when all have come to a stop.
+    ///
+    /// # Errors
+    /// See [`Pooling::pause`].
+    fn suspend(&self) -> Result<Done, ControlError>;
     /// Refuses new clients.
     ///
     /// # Errors
@@ -77,6 +91,10 @@ impl Pooling for Arc<Registry> {
         self.pools().iter().map(|pool| pool.view(now)).collect()
     }
 
+    fn peer_pool_views(&self) -> Vec<PeerPoolView> {
+        self.peers().iter().map(|peer| peer.view()).collect()
+    }
+
     fn database_views(&self) -> Vec<DatabaseView> {
         Registry::database_views(self)
     }
@@ -99,12 +117,28 @@ impl Pooling for Arc<Registry> {
         Registry::config(self)
     }
 
+    fn dns_hosts(&self) -> Vec<HostView> {
+        self.dns().hosts()
+    }
+
+    fn dns_zones(&self) -> Vec<ZoneView> {
+        self.dns().zones()
+    }
+
+    fn dns_sums(&self) -> Sums {
+        self.dns().sums()
+    }
+
     fn pause(&self, database: Option<&str>) -> Result<Done, ControlError> {
         Registry::pause(self, database, world::now())
     }
 
     fn resume(&self, database: Option<&str>) -> Result<(), ControlError> {
         Registry::resume(self, database, world::now())
+    }
+
+    fn suspend(&self) -> Result<Done, ControlError> {
+        Registry::suspend(self, world::now())
     }
 
     fn disable(&self, database: &str) -> Result<(), ControlError> {

@@ -4,6 +4,7 @@
 //! in the formats the client asked for. Types and their sizes are those PgBouncer sends (`pktbuf.c`): clients and
 //! exporters decode by them. Binary formats are ours: drivers ask for them in the extended protocol.
 
+use crate::protocol::handover::hex;
 use crate::wire::{Backend, backend};
 
 /// The type of a column.
@@ -17,6 +18,8 @@ pub enum Kind {
     Int8,
     /// `numeric`, whole numbers only
     Numeric,
+    /// `bytea`
+    Bytea,
 }
 
 impl Kind {
@@ -27,6 +30,7 @@ impl Kind {
             Kind::Int4 => (23, 4),
             Kind::Int8 => (20, 8),
             Kind::Numeric => (1700, -1),
+            Kind::Bytea => (17, -1),
         }
     }
 }
@@ -56,6 +60,11 @@ impl Column {
         Column { name, kind: Kind::Int8 }
     }
 
+    /// A `bytea` column.
+    pub const fn bytea(name: &'static str) -> Column {
+        Column { name, kind: Kind::Bytea }
+    }
+
     /// A `numeric` column.
     pub const fn numeric(name: &'static str) -> Column {
         Column { name, kind: Kind::Numeric }
@@ -75,6 +84,8 @@ pub enum Value {
     Int8(i64),
     /// For [`Kind::Numeric`].
     Numeric(u64),
+    /// For [`Kind::Bytea`].
+    Bytea(Vec<u8>),
 }
 
 impl Value {
@@ -100,6 +111,7 @@ impl Value {
             Value::Int4(number) => out.extend_from_slice(number.to_string().as_bytes()),
             Value::Int8(number) => out.extend_from_slice(number.to_string().as_bytes()),
             Value::Numeric(number) => out.extend_from_slice(number.to_string().as_bytes()),
+            Value::Bytea(bytes) => out.extend_from_slice(hex(bytes).as_bytes()),
         }
     }
 
@@ -110,6 +122,7 @@ impl Value {
             Value::Int4(number) => out.extend_from_slice(&number.to_be_bytes()),
             Value::Int8(number) => out.extend_from_slice(&number.to_be_bytes()),
             Value::Numeric(number) => write_numeric(out, *number),
+            Value::Bytea(bytes) => out.extend_from_slice(bytes),
         }
     }
 }

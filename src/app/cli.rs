@@ -1,26 +1,31 @@
-//! The command line: PgBouncer's, and `--check`.
+//! The command line: PgBouncer's, `--check` and `--ping`.
 //!
 //! Pure: words in, a [`Command`] or a [`UsageError`] out; `main` prints and exits. Bundled short options (`-dq`),
 //! values with and without a space or `=`, and unambiguous beginnings of long options (`--verb`) are taken as getopt
 //! takes them.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 
 use lexopt::{Arg, Parser, ValueExt};
+
+use crate::admin::PGBOUNCER_VERSION;
+use crate::stats::lines;
 
 /// What the process was asked to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Pool connections.
     Run(Run),
-    /// Read the configuration, print what is wrong with it, and say by the exit code whether it would start.
-    Check {
-        /// The configuration file; none where the environment holds it all.
+    /// Read the configuration, print what is wrong with it, and say by the exit code whether it would start so.
+    Check(Run),
+    /// Ask whether the process with this configuration answers, and say so by the exit code.
+    Ping {
+        /// The configuration file; none where the environment holds it all, or the container's command names it.
         conffile: Option<PathBuf>,
     },
-    /// Print [`HELP`].
+    /// Print [`help`].
     Help,
     /// Print [`version`].
     Version,
@@ -35,6 +40,8 @@ pub struct Run {
     pub daemon: bool,
     /// This process is the background half of `-d`, started by the half that the operator sees (see `process::Daemon`).
     pub detached: bool,
+    /// `-R`: in the place of the process that runs with the same configuration.
+    pub reboot: bool,
     /// `-q`: nothing on stderr.
     pub quiet: bool,
     /// How many `-v` there were. As with PgBouncer, a `verbose` line in the configuration outranks them.
@@ -50,8 +57,6 @@ pub enum UsageError {
     NoConfiguration,
     /// A second file.
     TwoFiles(OsString),
-    /// `-R`.
-    Reboot,
     /// The beginning of several options.
     Ambiguous(String),
     /// Anything else, in the parser's words.
@@ -68,13 +73,10 @@ impl fmt::Display for UsageError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             UsageError::NoConfiguration => out.write_str(
-                "no configuration file specified, and neither DATABASE_URL nor a PGWEIR_ variable in the environment",
+                "no configuration file specified, and no variable in the environment that stands in for one \
+                 (DATABASES_HOST, DATABASE_URL, DB_HOST, POSTGRESQL_HOST or PGWEIR_<SETTING>; see docs/environment.md)",
             ),
             UsageError::TwoFiles(second) => write!(out, "more than one configuration file specified: {second:?}"),
-            UsageError::Reboot => out.write_str(
-                "option --reboot (-R) is not in this version: set so_reuseport = 1 and start the new process beside \
-                 the old",
-            ),
             UsageError::Ambiguous(name) => write!(out, "option '--{name}' is ambiguous"),
             UsageError::Other(error) => write!(out, "{error}"),
         }
@@ -87,7 +89,7 @@ impl std::error::Error for UsageError {}
 /// configuration, so that no file is needed.
 ///
 /// # Errors
-/// Whatever PgBouncer would refuse, and `-R`.
+/// Whatever PgBouncer would refuse.
 pub fn parse<I>(arguments: I, environment_configures: bool) -> Result<Command, UsageError>
 where
     I: IntoIterator<Item = OsString>,
@@ -95,7 +97,7 @@ where
 {
     let mut parser = Parser::from_args(arguments);
     let mut run = Run::default();
-    let mut check = false;
+    let (mut check, mut ping) = (false, false);
     while let Some(argument) = parser.next()? {
         let option = match argument {
             Arg::Value(file) if run.conffile.is_none() => {
@@ -116,44 +118,55 @@ where
             Some(Meaning::Verbose) => run.verbose = run.verbose.saturating_add(1),
             Some(Meaning::User) => run.user = Some(parser.value()?.string()?),
             Some(Meaning::Check) => check = true,
-            Some(Meaning::Reboot) => return Err(UsageError::Reboot),
+            Some(Meaning::Ping) => ping = true,
+            Some(Meaning::Reboot) => run.reboot = true,
             Some(Meaning::Help) => return Ok(Command::Help),
             Some(Meaning::Version) => return Ok(Command::Version),
             None => return Err(argument.unexpected().into()),
         }
     }
-    if run.conffile.is_none() && !environment_configures {
+    if run.conffile.is_none() && !environment_configures && !ping {
         return Err(UsageError::NoConfiguration);
     }
-    Ok(if check { Command::Check { conffile: run.conffile } } else { Command::Run(run) })
+    Ok(match (check, ping) {
+        (true, _) => Command::Check(run),
+        (false, true) => Command::Ping { conffile: run.conffile },
+        (false, false) => Command::Run(run),
+    })
 }
 
-/// Does this environment, as names, hold a configuration?
-pub fn environment_configures<'a>(names: impl IntoIterator<Item = &'a OsStr>) -> bool {
-    names.into_iter().any(|name| name == "DATABASE_URL" || name.as_encoded_bytes().starts_with(b"PGWEIR_"))
-}
-
-/// What `-V` prints: the version line first, as scripts expect.
+/// What `-V` prints. The first line is the console's SHOW VERSION, whatever name the program was started under:
+/// scripts take PgBouncer's number from there to know which settings and columns there are.
 pub fn version() -> String {
-    format!("pgweir {}\nconfiguration and console: PgBouncer 1.25\ntls: none\nsystemd: no\n", env!("CARGO_PKG_VERSION"))
+    let version = lines::version(PGBOUNCER_VERSION);
+    let (own, tls) = (env!("CARGO_PKG_VERSION"), lines::TLS);
+    format!("{version}\npgweir {own}\nadns: domain\ntls: {tls}\nsystemd: yes\n")
 }
 
-/// What `-h` prints.
-pub const HELP: &str = "\
-pgweir pools connections to PostgreSQL.
+/// What `-h` prints, under the name the program was started under.
+pub fn help(program: &str) -> String {
+    HELP.replace("PROGRAM", program)
+}
+
+const HELP: &str = "\
+PROGRAM pools connections to PostgreSQL.
 
 Usage:
-  pgweir [OPTION]... [CONFIG_FILE]
+  PROGRAM [OPTION]... [CONFIG_FILE]
 
 CONFIG_FILE is a pgbouncer.ini or a pgweir.toml. It may be left out when the
-environment has DATABASE_URL or PGWEIR_<SETTING> variables.
+environment has DATABASE_URL, another variable of PgBouncer's images or
+PGWEIR_<SETTING> variables (docs/environment.md).
 
 Options:
   -d, --daemon         run in the background (needs the pidfile setting)
+  -R, --reboot         take over sockets and connections of the running process
   -q, --quiet          write nothing to stderr
   -u, --user=USERNAME  become USERNAME once started
   -v, --verbose        log more; twice for yet more
       --check          read the configuration, print its problems, then exit
+      --ping           ask the pooler of this configuration for a sign of life;
+                       exit with 0 if it answers, with 1 if not
   -V, --version        print the version, then exit
   -h, --help           print this help, then exit
 ";
@@ -168,6 +181,7 @@ enum Meaning {
     Verbose,
     User,
     Check,
+    Ping,
     Reboot,
     Help,
     Version,
@@ -179,12 +193,13 @@ struct CommandOption {
     meaning: Meaning,
 }
 
-const OPTIONS: [CommandOption; 8] = [
+const OPTIONS: [CommandOption; 9] = [
     CommandOption { short: Some('d'), long: "daemon", meaning: Meaning::Daemon },
     CommandOption { short: Some('q'), long: "quiet", meaning: Meaning::Quiet },
     CommandOption { short: Some('v'), long: "verbose", meaning: Meaning::Verbose },
     CommandOption { short: Some('u'), long: "user", meaning: Meaning::User },
     CommandOption { short: None, long: "check", meaning: Meaning::Check },
+    CommandOption { short: None, long: "ping", meaning: Meaning::Ping },
     CommandOption { short: Some('R'), long: "reboot", meaning: Meaning::Reboot },
     CommandOption { short: Some('h'), long: "help", meaning: Meaning::Help },
     CommandOption { short: Some('V'), long: "version", meaning: Meaning::Version },
@@ -211,6 +226,13 @@ mod tests {
         parse(words, false)
     }
 
+    fn check(change: impl FnOnce(&mut Run)) -> Command {
+        match run(change) {
+            Command::Run(run) => Command::Check(run),
+            other => other,
+        }
+    }
+
     fn run(change: impl FnOnce(&mut Run)) -> Command {
         let mut run = Run { conffile: Some(PathBuf::from("x.ini")), ..Run::default() };
         change(&mut run);
@@ -225,6 +247,8 @@ mod tests {
             ("-d x.ini", run(|run| run.daemon = true)),
             ("x.ini --daemon", run(|run| run.daemon = true)),
             ("-dq x.ini", run(|run| (run.daemon, run.quiet) = (true, true))),
+            ("-R x.ini", run(|run| run.reboot = true)),
+            ("--reboot x.ini", run(|run| run.reboot = true)),
             ("-vv x.ini -v", run(|run| run.verbose = 3)),
             ("--verb x.ini", run(|run| run.verbose = 1)),
             ("-u joe x.ini", joe()),
@@ -233,7 +257,15 @@ mod tests {
             ("--user joe x.ini", joe()),
             ("--us joe -- x.ini", joe()),
             ("-d --detached x.ini", run(|run| (run.daemon, run.detached) = (true, true))),
-            ("--check x.ini", Command::Check { conffile: Some(PathBuf::from("x.ini")) }),
+            ("--check x.ini", check(|_| ())),
+            (
+                "--check -dqvu joe x.ini",
+                check(|run| {
+                    (run.daemon, run.quiet, run.verbose, run.user) = (true, true, 1, Some("joe".to_owned()));
+                }),
+            ),
+            ("--ping x.ini", Command::Ping { conffile: Some(PathBuf::from("x.ini")) }),
+            ("--ping", Command::Ping { conffile: None }),
             ("-h --nonsense", Command::Help),
             ("--version", Command::Version),
             ("-V", Command::Version),
@@ -247,14 +279,13 @@ mod tests {
     #[test]
     fn what_cannot_be_obeyed_says_why() {
         let table = [
-            ("", "no configuration file specified, and neither DATABASE_URL nor"),
+            ("", "no configuration file specified, and no variable in the environment that"),
             ("-q", "no configuration file specified"),
             ("-x x.ini", "invalid option '-x'"),
             ("--nonsense x.ini", "invalid option '--nonsense'"),
             ("--ver x.ini", "option '--ver' is ambiguous"),
             ("x.ini -u", "missing argument"),
             ("--quiet=3 x.ini", "unexpected argument"),
-            ("-R x.ini", "option --reboot (-R) is not in this version"),
             ("x.ini y.ini", "more than one configuration file specified: \"y.ini\""),
         ];
 
@@ -266,24 +297,28 @@ mod tests {
 
     #[test]
     fn the_environment_stands_in_for_a_file() {
-        let names = |name: &'static str| [OsStr::new("PATH"), OsStr::new(name)];
-
-        assert!(environment_configures(names("DATABASE_URL")));
-        assert!(environment_configures(names("PGWEIR_LISTEN_PORT")));
-        assert!(!environment_configures(names("MY_PGWEIR_X")));
         assert_eq!(parse([], true).unwrap(), Command::Run(Run::default()));
-        assert_eq!(parse(["--check".into()], true).unwrap(), Command::Check { conffile: None });
+        assert_eq!(parse(["--check".into()], true).unwrap(), Command::Check(Run::default()));
     }
 
     #[test]
     fn the_version_line_comes_first() {
-        assert_eq!(version().lines().next(), Some(concat!("pgweir ", env!("CARGO_PKG_VERSION"))));
+        let own = concat!("pgweir ", env!("CARGO_PKG_VERSION"));
+        assert_eq!(version().lines().take(2).collect::<Vec<_>>(), ["PgBouncer 1.25.2", own]);
     }
 
     #[test]
-    fn the_help_names_every_option_but_the_one_that_is_not_there() {
+    fn the_help_is_about_the_name_the_program_was_started_under() {
+        let text = help("/usr/sbin/pgbouncer");
+
+        assert!(text.starts_with("/usr/sbin/pgbouncer pools"), "{text}");
+        assert!(text.contains("\n  /usr/sbin/pgbouncer [OPTION]... [CONFIG_FILE]\n"), "{text}");
+    }
+
+    #[test]
+    fn the_help_names_every_option() {
         for option in &OPTIONS {
-            assert_eq!(HELP.contains(option.long), option.long != "reboot", "{}", option.long);
+            assert!(HELP.contains(option.long), "{}", option.long);
         }
     }
 }

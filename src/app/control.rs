@@ -7,10 +7,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::sync::watch;
 
 use super::logging::line::Format;
+use super::logging::syslog::{self, Syslog};
 use super::logging::{Log, LogOptions};
 use crate::admin::{ProcessControl, ShutdownMode};
 use crate::auth::KeyCache;
-use crate::config::{self, Config, LogFormat, Sources};
+use crate::config::{self, Config, LogFormat, SetEffect, Settings, Sources, SyslogFacility};
+use crate::net::tls::InForce;
 use crate::net::world;
 use crate::pool::Registry;
 
@@ -30,9 +32,8 @@ pub enum Phase {
 /// The process, as others may ask things of it.
 pub struct Control {
     sources: Sources,
-    /// -q and -v of the command line, which outrank the settings.
-    quiet: bool,
-    verbose: u8,
+    /// What the command line says of the log; its verbosity is among the `fallbacks` of `sources`.
+    log_base: LogOptions,
     log: Log,
     keys: KeyCache,
     registry: OnceLock<Arc<Registry>>,
@@ -42,16 +43,21 @@ pub struct Control {
 }
 
 impl Control {
-    /// A process that runs, configured from `sources`.
-    pub fn new(sources: Sources, quiet: bool, verbose: u8, log: Log, keys: KeyCache) -> Control {
+    /// A process that runs, configured from `sources`, its log from `log_base`.
+    pub fn new(sources: Sources, log_base: LogOptions, log: Log, keys: KeyCache) -> Control {
         let phase = watch::Sender::new(Phase::Running);
         let registry = OnceLock::new();
-        Control { sources, quiet, verbose, log, keys, registry, phase, changing: Mutex::new(()) }
+        Control { sources, log_base, log, keys, registry, phase, changing: Mutex::new(()) }
     }
 
     /// Says where the pools are; once, at the start.
     pub fn set_registry(&self, registry: Arc<Registry>) {
         let _ = self.registry.set(registry);
+    }
+
+    /// Has a successor taken everything?
+    pub fn handed_over(&self) -> bool {
+        self.registry.get().is_some_and(|registry| registry.suspension().handed_over())
     }
 
     /// Waits until everything logged so far is written.
@@ -83,7 +89,7 @@ impl Control {
         let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(registry) = self.registry.get() else { return Ok(()) };
         let running = registry.config();
-        let mut sources = self.sources.clone();
+        let mut sources = Sources { reload: true, ..self.sources.clone() };
         if let Some(conffile) = &running.settings.conffile {
             sources.conffile = Some(conffile.clone());
         }
@@ -101,31 +107,55 @@ impl Control {
         for setting in config.settings.keep_restart_only(&running.settings) {
             tracing::warn!("{}: changed, but takes effect only with a restart", setting.name);
         }
+        let tls = registry.tls().prepare(&config.settings).map_err(|error| {
+            tracing::error!("TLS setup failed: {error}");
+            tracing::error!("RELOAD refused: TLS configuration could not be reloaded, keeping old configuration");
+            error
+        })?;
         self.apply(registry, config);
+        encrypt(registry, tls);
         tracing::info!("configuration reloaded");
         Ok(())
     }
 
     fn apply(&self, registry: &Registry, config: Config) {
         self.keys.set_scram_iterations(config.settings.scram_iterations);
-        if let Err(error) = self.log.reopen(&log_options(&config, self.quiet, self.verbose)) {
+        if let Err(error) = self.log.reopen(&log_options(&config, &self.log_base)) {
             tracing::error!("{error}; the log goes on where it was");
         }
         registry.apply(Arc::new(config), world::now());
     }
 }
 
-/// What the settings and the command line say of the log.
-pub fn log_options(config: &Config, quiet: bool, verbose: u8) -> LogOptions {
+/// Puts TLS in force. Servers that were connected to otherwise are replaced, as with RECONNECT.
+pub fn encrypt(registry: &Registry, tls: InForce) {
+    for notice in &tls.notices {
+        tracing::warn!("{notice}");
+    }
+    if registry.tls().put_in_force(tls) {
+        let _ = registry.reconnect(None, world::now());
+    }
+}
+
+/// What the settings say of the log, on top of what the command line does.
+pub fn log_options(config: &Config, base: &LogOptions) -> LogOptions {
     let settings = &config.settings;
+    let syslog = settings.syslog.then(|| Syslog {
+        socket: syslog::SOCKET.into(),
+        facility: SyslogFacility::named(&settings.syslog_facility).unwrap_or_default(),
+        ident: settings.syslog_ident.clone(),
+    });
     LogOptions {
-        stderr: !quiet,
+        stderr: base.stderr,
+        journal: base.journal.clone(),
+        syslog,
+        job: Some(settings.job_name.clone()).filter(|name| *name != Settings::default().job_name),
         file: settings.logfile.clone(),
         format: match settings.log_format {
             LogFormat::Pgbouncer => Format::Pgbouncer,
             LogFormat::Json => Format::Json,
         },
-        verbose: if verbose > 0 { verbose } else { u8::try_from(settings.verbose).unwrap_or(u8::MAX) },
+        verbose: u8::try_from(settings.verbose).unwrap_or(u8::MAX),
     }
 }
 
@@ -148,16 +178,37 @@ impl ProcessControl for Control {
         *self.phase.borrow() != Phase::Running
     }
 
-    fn set(&self, name: &str, value: &str) -> Result<(), String> {
-        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(registry) = self.registry.get() else { return Ok(()) };
-        let mut config = Config::clone(&registry.config());
-        config.settings.set(name, value).map_err(|error| error.to_string())?;
-        self.apply(registry, config);
-        Ok(())
+    fn turns_away(&self, on_unix_socket: bool) -> bool {
+        match *self.phase.borrow() {
+            Phase::Running => false,
+            Phase::WaitForClients => on_unix_socket,
+            Phase::WaitForServers | Phase::Stopping => true,
+        }
     }
 
-    fn version(&self) -> &str {
-        env!("CARGO_PKG_VERSION")
+    fn set(&self, name: &str, value: &str) -> Result<SetEffect, String> {
+        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(registry) = self.registry.get() else { return Ok(SetEffect::Now) };
+        let mut config = Config::clone(&registry.config());
+        let effect = config.settings.set(name, value).map_err(|error| error.to_string())?;
+        let tls = name.contains("_tls_") || name.contains("_tls13_");
+        let tls = tls.then(|| registry.tls().prepare(&config.settings));
+        self.apply(registry, config);
+        match tls {
+            None => Ok(effect),
+            Some(Ok(tls)) => {
+                encrypt(registry, tls);
+                Ok(effect)
+            }
+            // As in PgBouncer, the value stays: a key and its certificate are set one after the other.
+            Some(Err(error)) => {
+                tracing::error!("TLS setup failed: {error}");
+                Ok(SetEffect::TlsAsBefore)
+            }
+        }
+    }
+
+    fn log_written(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(self.log.written())
     }
 }

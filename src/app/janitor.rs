@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::balance::{self, Balance, Meter};
+use super::systemd;
 use crate::client::Shared;
 use crate::client::overdue::Deadlines;
 use crate::net::world;
@@ -29,10 +30,12 @@ pub async fn run(shared: Arc<Shared>, mut meter: Meter) {
         ticks.tick().await;
         let now = world::now();
         shared.registry.tick(now);
-        sweep(&shared, now);
-        wake_for_fast_close(&shared);
-        if shared.workers.count() > 1 {
-            rebalance(&shared, &mut balance, &mut meter, now);
+        if !shared.registry.suspension().is_on() {
+            sweep(&shared, now);
+            wake_for_fast_close(&shared);
+            if shared.workers.count() > 1 {
+                rebalance(&shared, &mut balance, &mut meter, now);
+            }
         }
         let period = shared.registry.config().settings.stats_period;
         if now.since(rolled) >= period {
@@ -81,11 +84,9 @@ fn sweep(shared: &Shared, now: Moment) {
         return;
     }
     for card in shared.roster.clients() {
-        let deadlines = match card.logged_in.load(Relaxed) {
-            false => Some(Deadlines { login, ..Deadlines::default() }),
-            true => card.pool.get().and_then(|pool| by_pool.get(pool).copied()),
-        };
-        if let Some(order) = deadlines.and_then(|deadlines| deadlines.overdue(&card, now))
+        let pool = card.pool.get().and_then(|pool| by_pool.get(pool).copied()).unwrap_or_default();
+        let deadlines = Deadlines { login, ..pool };
+        if let Some(order) = deadlines.overdue(&card, now)
             && card.order() == Order::None
         {
             card.give_order(order);
@@ -98,4 +99,5 @@ fn roll(shared: &Shared, now: Moment) {
     if shared.registry.config().settings.log_stats {
         tracing::info!("{}", averages::log_line(&averages));
     }
+    systemd::status(&averages);
 }

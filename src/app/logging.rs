@@ -6,7 +6,8 @@
 //! at: a span for each of ten thousand idle clients would cost more memory than the client.
 //!
 //! ```text
-//! event ─► Recorder ─► line::Record ─► writer::Queue (one short lock) ─► the log's thread ─► stderr, logfile
+//! event ─► Recorder ─► line::Record ─► writer::Queue (one short lock) ─► the log's thread ─► stderr, logfile,
+//!                                                                                            syslog, the journal
 //! ```
 //!
 //! A level that is off costs its caller one relaxed load. A line that is on costs the formatting and a copy under a
@@ -15,9 +16,13 @@
 //! - [`mod@line`]: what a line looks like
 //! - [`stamp`]: the time of day in front of it
 //! - [`writer`]: the queue, the thread, the files
+//! - [`records`]: the outputs that take one record at a time, [`syslog`] and the [`journal`]
 
+pub mod journal;
 pub mod line;
+pub mod records;
 pub mod stamp;
+pub mod syslog;
 pub mod writer;
 
 use std::fmt;
@@ -33,7 +38,10 @@ use tracing::subscriber::{Interest, SetGlobalDefaultError};
 use tracing::{Event, Metadata, Subscriber};
 
 use crate::net::world;
+use journal::Journal;
 use line::{Format, Level, Record};
+use records::{Receiver, Records};
+use syslog::Syslog;
 use writer::{Output, Outputs, Writer};
 
 /// Where the log goes and how much of it, from the settings and the command line.
@@ -41,8 +49,14 @@ use writer::{Output, Outputs, Writer};
 pub struct LogOptions {
     /// Write to stderr; `-q` says no.
     pub stderr: bool,
+    /// Where stderr is the journal: send it entries instead.
+    pub journal: Option<Journal>,
     /// `logfile`.
     pub file: Option<PathBuf>,
+    /// `syslog` and its kin; none where it is off.
+    pub syslog: Option<Syslog>,
+    /// `job_name`, where it is not the default.
+    pub job: Option<String>,
     /// `log_format`.
     pub format: Format,
     /// `verbose`, or the number of `-v`: 0 up to LOG, 1 adds DEBUG, 2 and more add NOISE.
@@ -52,7 +66,26 @@ pub struct LogOptions {
 impl Default for LogOptions {
     /// What holds until the configuration was read: stderr, PgBouncer's format, no DEBUG.
     fn default() -> LogOptions {
-        LogOptions { stderr: true, file: None, format: Format::Pgbouncer, verbose: 0 }
+        LogOptions {
+            stderr: true,
+            journal: None,
+            file: None,
+            syslog: None,
+            job: None,
+            format: Format::Pgbouncer,
+            verbose: 0,
+        }
+    }
+}
+
+impl LogOptions {
+    /// What the command line and the environment say, before the configuration is read: nothing on stderr where
+    /// `quiet`, entries for the journal where stderr is the stream of `journal_stream` (the variable JOURNAL_STREAM),
+    /// under the name of this program.
+    pub fn from_start(quiet: bool, verbose: u8, journal_stream: Option<&str>, program: &str) -> LogOptions {
+        let is_journal = !quiet && journal_stream.is_some_and(|stream| journal::is_journal(&io::stderr(), stream));
+        let journal = is_journal.then(|| Journal { socket: journal::SOCKET.into(), ident: program.to_owned() });
+        LogOptions { stderr: !quiet, journal, verbose, ..LogOptions::default() }
     }
 }
 
@@ -61,6 +94,7 @@ impl Default for LogOptions {
 pub struct Log {
     dial: Arc<Dial>,
     writer: Arc<Writer>,
+    zone: TimeZone,
 }
 
 impl Log {
@@ -77,9 +111,10 @@ impl Log {
     /// A log and the subscriber that feeds it.
     fn open(options: &LogOptions, zone: TimeZone) -> Result<(Log, Recorder), LogError> {
         let dial = Arc::new(Dial::default());
-        let writer = Arc::new(Writer::start(outputs(options)?, zone).map_err(LogError::Start)?);
+        let (outputs, _) = outputs(options, &zone)?;
+        let writer = Arc::new(Writer::start(outputs, zone.clone()).map_err(LogError::Start)?);
         let recorder = Recorder { dial: dial.clone(), queue: writer.queue() };
-        let log = Log { dial, writer };
+        let log = Log { dial, writer, zone };
         log.set(options);
         Ok((log, recorder))
     }
@@ -88,12 +123,16 @@ impl Log {
     /// where it belongs.
     ///
     /// # Errors
-    /// The file cannot be opened; then everything stays as it was.
+    /// The file cannot be opened; then everything stays as it was. A syslog that is not there is a warning only: it may
+    /// come.
     pub fn reopen(&self, options: &LogOptions) -> Result<(), LogError> {
-        let outputs = outputs(options)?;
+        let (outputs, silent) = outputs(options, &self.zone)?;
         self.writer.flush();
-        self.writer.replace(outputs);
+        self.writer.replace(outputs, options.job.clone());
         self.set(options);
+        if let (Some(error), Some(syslog)) = (silent, &options.syslog) {
+            tracing::warn!("syslog: nobody listens on {}: {error}; lines for it are lost", syslog.socket.display());
+        }
         Ok(())
     }
 
@@ -103,10 +142,17 @@ impl Log {
         self.writer.flush();
     }
 
+    /// Ends when everything logged so far is written, or after [`writer::MOMENT`].
+    pub fn written(&self) -> impl Future<Output = ()> + Send + use<> {
+        let queue = self.writer.queue();
+        async move { queue.written().await }
+    }
+
     fn set(&self, options: &LogOptions) {
         self.dial.json.store(options.format == Format::Json, Relaxed);
         self.dial.verbose.store(options.verbose, Relaxed);
-        self.dial.silent.store(!options.stderr && options.file.is_none(), Relaxed);
+        let silent = !options.stderr && options.file.is_none() && options.syslog.is_none();
+        self.dial.silent.store(silent, Relaxed);
         tracing::callsite::rebuild_interest_cache();
     }
 }
@@ -132,13 +178,29 @@ pub fn log_panics() {
     }));
 }
 
-fn outputs(options: &LogOptions) -> Result<Outputs, LogError> {
-    let stderr = if options.stderr { Some(Output::stderr().map_err(LogError::Start)?) } else { None };
+/// The outputs, and why syslog is not one that works.
+fn outputs(options: &LogOptions, zone: &TimeZone) -> Result<(Outputs, Option<io::Error>), LogError> {
+    let mut records = Vec::new();
+    let mut silent = None;
+    if let Some(syslog) = &options.syslog {
+        let (syslog, error) = Records::open(Receiver::Syslog(syslog.clone()), zone.clone(), writer::PATIENCE);
+        records.push(syslog);
+        silent = error;
+    }
+    let mut stderr = options.stderr;
+    if let Some(journal) = options.journal.as_ref().filter(|_| stderr) {
+        // Where nobody takes entries, stderr still takes lines.
+        if let (journal, None) = Records::open(Receiver::Journal(journal.clone()), zone.clone(), writer::PATIENCE) {
+            records.push(journal);
+            stderr = false;
+        }
+    }
+    let stderr = if stderr { Some(Output::stderr().map_err(LogError::Start)?) } else { None };
     let file = match &options.file {
         Some(path) => Some(Output::file(path).map_err(|source| LogError::Open { path: path.clone(), source })?),
         None => None,
     };
-    Ok(Outputs { stderr, file })
+    Ok((Outputs { stderr, file, records }, silent))
 }
 
 /// What can be turned while the log runs.

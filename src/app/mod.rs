@@ -5,9 +5,11 @@
 //! - [`accept`] listeners → client tasks
 //! - [`balance`] how many workers carry clients
 //! - [`janitor`] three times a second: pools, overdue clients, averages
+//! - [`ping`] is one there that answers?
 //! - [`control`] reload, SET and shutdown, for the console and the signals
 //! - [`shutdown`] how the process ends
-//! - [`signals`], [`logging`], [`process`] the operating system's side
+//! - [`takeover`] `-R`: in the place of a running process
+//! - [`signals`], [`logging`], [`process`], [`systemd`] the operating system's side
 
 pub mod accept;
 pub mod balance;
@@ -15,22 +17,28 @@ pub mod cli;
 pub mod control;
 pub mod janitor;
 pub mod logging;
+pub mod ping;
 pub mod process;
 pub mod runtime;
 pub mod shutdown;
 pub mod signals;
+pub mod systemd;
+pub mod takeover;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 
 use crate::admin;
 use crate::auth::KeyCache;
 use crate::cancel::table::CancelTable;
+use crate::client::auth_query::LookedUp;
 use crate::client::{Seats, Shared};
 use crate::config::Config;
-use crate::net::listen::{ListenSocket, Listening};
+use crate::net::ldap::Directories;
+use crate::net::listen::{Listeners, Listening};
+use crate::net::tls::InForce;
 use crate::net::world;
 use crate::pool::Registry;
 use crate::protocol::parameters::Tracked;
@@ -41,6 +49,7 @@ use crate::stats::lines;
 use crate::stats::roster::Roster;
 use balance::Meter;
 use control::{Control, Phase};
+use takeover::{Takeover, TakeoverError};
 
 /// Why the process could not start.
 #[derive(Debug)]
@@ -49,6 +58,8 @@ pub enum StartError {
     Io(io::Error),
     /// A setting cannot be obeyed.
     Setting(String),
+    /// The process to be replaced goes on.
+    Takeover(TakeoverError),
 }
 
 impl std::fmt::Display for StartError {
@@ -56,6 +67,7 @@ impl std::fmt::Display for StartError {
         match self {
             StartError::Io(error) => write!(f, "cannot start: {error}"),
             StartError::Setting(text) => f.write_str(text),
+            StartError::Takeover(error) => write!(f, "{error}"),
         }
     }
 }
@@ -68,25 +80,35 @@ impl From<io::Error> for StartError {
     }
 }
 
-/// Pools connections until the process is to end. `ready` is called once clients can connect.
+/// Pools connections until the process is to end, with this TLS to begin with. `takeover` is the process to be
+/// replaced, and `ready` is called once clients can connect.
 ///
 /// # Errors
 /// Something is missing to start with; see [`StartError`].
 pub fn run(
     config: Config,
+    tls: InForce,
     listening: Listening,
     control: Arc<Control>,
     keys: KeyCache,
+    takeover: Option<Takeover>,
     ready: impl FnOnce(),
 ) -> Result<(), StartError> {
     let count = runtime::worker_count(config.settings.worker_threads);
     let services = runtime::new_runtime()?;
-    let (workers, threads) = runtime::start_workers(services.handle(), count)?;
+    let buffer_bytes = usize::try_from(config.settings.pkt_buf).unwrap_or(usize::MAX);
+    let (workers, threads) = runtime::start_workers(services.handle(), count, buffer_bytes)?;
     let meter = Meter::new(threads.numbers.clone(), world::now());
     let outcome = services.block_on(async {
-        let shared = build(config, &control, &workers, keys)?;
-        serve(shared, listening, control, meter, ready).await
+        let shared = build(config, tls, &control, &workers, keys)?;
+        serve(shared, listening, control.clone(), meter, takeover, ready).await
     });
+    if control.handed_over() {
+        // Dropping a task would close its server with a Terminate, and remove the socket's file: all of that is the
+        // successor's now. The process ends next, and the kernel closes what is left.
+        std::mem::forget((threads, services));
+        return outcome;
+    }
     drop(threads);
     services.shutdown_background();
     outcome
@@ -94,6 +116,7 @@ pub fn run(
 
 fn build(
     config: Config,
+    tls: InForce,
     control: &Arc<Control>,
     workers: &crate::net::workers::Workers,
     keys: KeyCache,
@@ -102,6 +125,10 @@ fn build(
         Tracked::new(&config.settings.track_extra_parameters).map_err(|bad| StartError::Setting(bad.to_string()))?;
     let roster = Arc::new(Roster::default());
     let registry = Registry::new(Arc::new(config), roster.clone(), workers.clone(), keys.clone());
+    if let Err(problem) = registry.dns().check() {
+        tracing::warn!("{problem}; hosts of [databases] that are names are not found until it can be read");
+    }
+    control::encrypt(&registry, tls);
     control.set_registry(registry.clone());
     let console = admin::Context {
         registry: Arc::new(registry.clone()),
@@ -109,7 +136,9 @@ fn build(
         averages: Arc::new(Averages::new(world::now())),
         process: control.clone(),
         counters: Counters::new(workers.count()),
+        client_bytes: crate::client::SESSION_BYTES,
     };
+    let directories = Directories::new(registry.dns().clone());
     Ok(Arc::new(Shared {
         registry,
         workers: workers.clone(),
@@ -120,7 +149,11 @@ fn build(
         interner: Interner::default(),
         tracked,
         console: Arc::new(console),
+        directories,
+        looked_up: LookedUp::default(),
         seats: Arc::new(Seats::default()),
+        throttle: Mutex::default(),
+        listeners: Listeners::default(),
     }))
 }
 
@@ -129,6 +162,7 @@ async fn serve(
     listening: Listening,
     control: Arc<Control>,
     meter: Meter,
+    takeover: Option<Takeover>,
     ready: impl FnOnce(),
 ) -> Result<(), StartError> {
     let signals = signals::Signals::listen()?;
@@ -137,16 +171,22 @@ async fn serve(
     for warning in &listening.warnings {
         tracing::warn!("{warning}");
     }
+    if let Some(mut takeover) = takeover {
+        takeover.finish(shared.registry.config().settings.pidfile.as_deref()).map_err(StartError::Takeover)?;
+        takeover.adopt(&shared);
+    }
     for listener in listening.listeners {
         tracing::info!("{}", lines::listening(&listener.name));
-        let open =
-            if matches!(listener.socket, ListenSocket::Unix(_)) { unix_is_open.clone() } else { tcp_is_open.clone() };
+        let open = if listener.is_unix() { unix_is_open.clone() } else { tcp_is_open.clone() };
+        let listener = Arc::new(listener);
+        shared.listeners.enter(&listener);
         tokio::spawn(accept::accept(listener, shared.clone(), open));
     }
     tokio::spawn(janitor::run(shared.clone(), meter));
     tokio::spawn(shutdown::obey_signals(signals, control.clone(), shared.clone()));
-    tracing::info!("{}", lines::process_up(shared.workers.count()));
+    tracing::info!("{}", lines::process_up(admin::PGBOUNCER_VERSION, shared.workers.count()));
     ready();
+    systemd::ready();
 
     let mut phase = control.phase();
     let close_tcp = async {
@@ -155,10 +195,11 @@ async fn serve(
         std::future::pending::<()>().await;
     };
     tokio::select! {
-        () = shutdown::ended(control, shared) => {}
+        () = shutdown::ended(control.clone(), shared) => {}
         () = close_tcp => {}
     }
-    let _ = open_unix.send(false);
-    tracing::info!("server shutting down");
+    if !control.handed_over() {
+        let _ = open_unix.send(false);
+    }
     Ok(())
 }

@@ -8,11 +8,12 @@
 //! operator started runs itself once more, detached, and stays until that one says over a pipe that it is ready, or why
 //! not: `pgweir -d` fails visibly where PgBouncer's `-d` is already gone.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -65,11 +66,11 @@ impl Pidfile {
     /// # Errors
     /// Another process holds it, or it holds no number, or it cannot be read or removed.
     pub fn check(path: &Path) -> Result<bool, ProcessError> {
-        let failed = |source| ProcessError::Pidfile { path: path.to_owned(), source };
-        let Some(text) = read_beginning(path).map_err(failed)? else { return Ok(false) };
+        let failed = |call| move |source| ProcessError::Pidfile { call, path: path.to_owned(), source };
+        let Some(text) = read_beginning(path).map_err(failed("open"))? else { return Ok(false) };
         match holder(&text) {
             Some(pid) if pid == rustix::process::getpid() || is_gone(pid) => {
-                fs::remove_file(path).map_err(failed)?;
+                fs::remove_file(path).map_err(failed("remove stale"))?;
                 Ok(true)
             }
             holder => Err(ProcessError::Held { path: path.to_owned(), pid: holder.map(Pid::as_raw_pid) }),
@@ -81,14 +82,17 @@ impl Pidfile {
     /// # Errors
     /// The file exists, or cannot be written.
     pub fn write(path: &Path) -> Result<Pidfile, ProcessError> {
-        let failed = |source: io::Error| match source.kind() {
-            io::ErrorKind::AlreadyExists => ProcessError::Held { path: path.to_owned(), pid: None },
-            _ => ProcessError::Pidfile { path: path.to_owned(), source },
+        let failed = |call| {
+            move |source: io::Error| match source.kind() {
+                io::ErrorKind::AlreadyExists => ProcessError::Held { path: path.to_owned(), pid: None },
+                _ => ProcessError::Pidfile { call, path: path.to_owned(), source },
+            }
         };
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(path).map_err(failed)?;
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(0o644).open(path).map_err(failed("open"))?;
         // From here on the file is ours to remove, whatever fails.
         let pidfile = Pidfile { path: path.to_owned() };
-        file.write_all(format!("{}\n", std::process::id()).as_bytes()).map_err(failed)?;
+        file.write_all(format!("{}\n", std::process::id()).as_bytes()).map_err(failed("write"))?;
         Ok(pidfile)
     }
 }
@@ -125,13 +129,14 @@ fn is_gone(pid: Pid) -> bool {
     rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH)
 }
 
-/// Runs this program once more, in the background, with these arguments, and waits until it serves.
+/// Runs this program once more, in the background, under the name `program` and with these arguments, and waits until
+/// it serves.
 ///
 /// # Errors
 /// It could not be started, or it gave up; its own words are in the error.
-pub fn start_in_background(arguments: &[OsString]) -> Result<(), ProcessError> {
+pub fn start_in_background(program: &OsStr, arguments: &[OsString]) -> Result<(), ProcessError> {
     let mut command = Command::new(std::env::current_exe().map_err(ProcessError::Background)?);
-    command.arg(format!("--{DETACHED}")).args(arguments);
+    command.arg0(program).arg(format!("--{DETACHED}")).args(arguments);
     start_and_wait(command)
 }
 
@@ -218,11 +223,12 @@ pub fn raise_descriptor_limit() -> DescriptorLimit {
     DescriptorLimit { soft, hard: maximum }
 }
 
-/// How many file descriptors the settings may need: PgBouncer's count. `pools` has for each database its pool_size, and
-/// whether all its users share one pool (a forced user); `users` is the number of users in the auth_file.
+/// How many file descriptors the settings may need: PgBouncer's count, which has a user and two servers for the
+/// console. `pools` has for each database its pool_size, and whether all its users share one pool (a forced user);
+/// `users` is the number of users in the auth_file.
 pub fn expected_descriptors(max_client_conn: u64, pools: impl IntoIterator<Item = (u64, bool)>, users: u64) -> u64 {
-    let servers = pools.into_iter().map(|(size, shared)| if shared { size } else { size.saturating_mul(users) });
-    servers.fold(max_client_conn.saturating_add(10), u64::saturating_add)
+    let servers = pools.into_iter().map(|(size, shared)| if shared { size } else { size.saturating_mul(users + 1) });
+    servers.fold(max_client_conn.saturating_add(10 + 2), u64::saturating_add)
 }
 
 /// What to warn of when the limit is less than the settings may need.
@@ -253,8 +259,10 @@ pub enum ProcessError {
         /// The process, where the file has a number.
         pid: Option<i32>,
     },
-    /// The pidfile cannot be read, written or removed.
+    /// The pidfile cannot be opened, written or removed.
     Pidfile {
+        /// Which of these.
+        call: &'static str,
         /// The file.
         path: PathBuf,
         /// The kernel's reason.
@@ -276,9 +284,10 @@ impl fmt::Display for ProcessError {
             ProcessError::User { name, source: Some(source) } => {
                 write!(out, "failed to assume identity of user '{name}': {source}")
             }
-            ProcessError::Root => {
-                out.write_str("pgweir should not run as root: name another user with the user setting or -u")
-            }
+            ProcessError::Root => out.write_str(
+                "PgBouncer should not run as root, and so should not pgweir: name another user with the \
+                               user setting or -u",
+            ),
             ProcessError::Held { path, pid: Some(pid) } => {
                 write!(out, "pidfile '{}' exists, another instance running? (process {pid})", path.display())
             }
@@ -287,7 +296,9 @@ impl fmt::Display for ProcessError {
                 "pidfile '{}' exists, another instance running? (if none is, remove the file)",
                 path.display()
             ),
-            ProcessError::Pidfile { path, source } => write!(out, "pidfile '{}': {source}", path.display()),
+            ProcessError::Pidfile { call, path, source } => {
+                write!(out, "could not {call} pidfile '{}': {source}", path.display())
+            }
             ProcessError::Background(source) => write!(out, "cannot start in the background: {source}"),
             ProcessError::GaveUp { reason } => write!(out, "could not start: {reason}"),
         }
@@ -397,7 +408,7 @@ mod tests {
     fn a_pidfile_in_a_missing_directory_says_so() {
         let error = Pidfile::write(Path::new("/nonexistent/pgweir.pid")).unwrap_err().to_string();
 
-        assert_eq!(error, "pidfile '/nonexistent/pgweir.pid': No such file or directory (os error 2)");
+        assert_eq!(error, "could not open pidfile '/nonexistent/pgweir.pid': No such file or directory (os error 2)");
     }
 
     #[test]
@@ -434,7 +445,7 @@ mod tests {
 
     #[test]
     fn the_expected_use_is_pgbouncers_count() {
-        assert_eq!(expected_descriptors(100, [(20, false), (5, true)], 3), 100 + 10 + 60 + 5);
+        assert_eq!(expected_descriptors(100, [(20, false), (5, true)], 2), 100 + 10 + 60 + 5 + 2);
         assert_eq!(expected_descriptors(100, [(u64::MAX, false)], 2), u64::MAX);
     }
 

@@ -13,12 +13,13 @@ use std::thread::JoinHandle;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::oneshot;
 
+use crate::net::buffers;
 use crate::net::workers::{self, Workers};
 
 /// Most worker threads: beyond it the shared pools are the limit, not the cores.
 const WORKERS_MAX: usize = 64;
 
-/// Threads of each worker that run key derivations, name look-ups and other work that blocks; few, so that a login
+/// Threads of each worker that run key derivations and other work that blocks; few, so that a login
 /// storm leaves the cores to the workers.
 const BLOCKING_THREADS_MAX: usize = 2;
 
@@ -48,11 +49,13 @@ pub fn worker_count(setting: u32) -> usize {
     }
 }
 
-/// Starts the workers beside the first, which is the calling thread with the runtime `first`.
+/// Starts the workers beside the first, which is the calling thread with the runtime `first`. `buffer_bytes` is
+/// `pkt_buf`.
 ///
 /// # Errors
 /// The kernel has no thread or no epoll instance to give.
-pub fn start_workers(first: &Handle, count: usize) -> io::Result<(Workers, WorkerThreads)> {
+pub fn start_workers(first: &Handle, count: usize, buffer_bytes: usize) -> io::Result<(Workers, WorkerThreads)> {
+    buffers::lend_at_least(buffer_bytes);
     let mut handles = vec![first.clone()];
     let mut started = WorkerThreads { threads: Vec::new(), numbers: vec![thread_number()] };
     for number in 1..count {
@@ -62,6 +65,7 @@ pub fn start_workers(first: &Handle, count: usize) -> io::Result<(Workers, Worke
         let (tell, told) = mpsc::channel();
         let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
             workers::set_current(number);
+            buffers::lend_at_least(buffer_bytes);
             let _ = tell.send(thread_number());
             let _ = runtime.block_on(stopped);
             // Blocking work may still run; nobody waits for its result.

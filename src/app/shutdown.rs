@@ -14,9 +14,10 @@ use std::sync::Arc;
 
 use super::control::{Control, Phase};
 use super::signals::{Signal, Signals};
+use super::systemd;
 use crate::client::Shared;
 use crate::net::world;
-use crate::pool::Stop;
+use crate::pool::{ControlError, Stop};
 
 /// How often a leaving process counts its clients.
 const COUNT_PERIOD: std::time::Duration = std::time::Duration::from_millis(50);
@@ -25,32 +26,44 @@ const COUNT_PERIOD: std::time::Duration = std::time::Duration::from_millis(50);
 pub async fn obey_signals(mut signals: Signals, control: Arc<Control>, shared: Arc<Shared>) {
     loop {
         let signal = signals.next().await;
-        tracing::info!("got {}", signal.name());
         match signal {
             Signal::Hup => {
+                tracing::info!("got SIGHUP, re-reading config");
+                systemd::reloading();
+                // What is wrong stands in the log.
                 let _ = control.reload_now();
+                systemd::ready();
             }
-            Signal::Quit => control.advance(Phase::Stopping),
+            Signal::Quit => {
+                tracing::info!("got SIGQUIT, fast exit");
+                control.advance(Phase::Stopping);
+            }
             Signal::Term | Signal::Int if is_leaving(&control) => {
                 tracing::info!("got {} while shutting down, fast exit", signal.name());
                 control.advance(Phase::Stopping);
             }
+            Signal::Term | Signal::Int if shared.registry.suspension().is_on() => {
+                tracing::info!("suspend was in progress, going down immediately");
+                control.advance(Phase::Stopping);
+            }
             Signal::Term => {
-                tracing::info!("shutting down when the last client has left");
+                tracing::info!("got SIGTERM, shutting down, waiting for all clients disconnect");
                 control.advance(Phase::WaitForClients);
             }
             Signal::Int => {
-                tracing::info!("shutting down when the last server is free");
+                tracing::info!("got SIGINT, shutting down, waiting for all servers connections to be released");
                 control.advance(Phase::WaitForServers);
             }
             Signal::Usr1 => match shared.registry.pause(None, world::now()) {
-                Ok(_) => tracing::info!("pausing all databases"),
-                Err(error) => tracing::warn!("cannot pause: {error}"),
+                Ok(_) => tracing::info!("got SIGUSR1, pausing all activity"),
+                Err(ControlError::AlreadyPaused) => tracing::info!("got SIGUSR1, but already paused/suspended"),
+                Err(error) => tracing::info!("got SIGUSR1, but {error}"),
             },
-            Signal::Usr2 if is_leaving(&control) => tracing::warn!("shutting down: SIGUSR2 is ignored"),
+            Signal::Usr2 if is_leaving(&control) => tracing::info!("got SIGUSR2 while shutting down, ignoring"),
             Signal::Usr2 => match shared.registry.resume(None, world::now()) {
-                Ok(()) => tracing::info!("resuming all databases"),
-                Err(error) => tracing::warn!("cannot resume: {error}"),
+                Ok(()) => tracing::info!("got SIGUSR2, continuing from PAUSE"),
+                Err(ControlError::NotPaused) => tracing::info!("got SIGUSR2, but not paused/suspended"),
+                Err(error) => tracing::info!("got SIGUSR2, but {error}"),
             },
         }
     }
@@ -63,8 +76,12 @@ fn is_leaving(control: &Control) -> bool {
 /// Ends when the process is to end, by whichever way.
 pub async fn ended(control: Arc<Control>, shared: Arc<Shared>) {
     let mut phase = control.phase();
+    let mut told = false;
     loop {
         let now = *phase.borrow_and_update();
+        if now != Phase::Running && !std::mem::replace(&mut told, true) {
+            systemd::stopping();
+        }
         let mut changed = phase.clone();
         match now {
             Phase::Stopping => return,
@@ -74,6 +91,7 @@ pub async fn ended(control: Arc<Control>, shared: Arc<Shared>) {
             Phase::WaitForClients => tokio::select! {
                 biased;
                 () = leave(&shared, Stop::WaitForClients, last_client_left(&shared)) => {
+                    tracing::info!("client connections dropped, exiting");
                     control.advance(Phase::Stopping);
                 }
                 _ = changed.changed() => {}
@@ -81,6 +99,7 @@ pub async fn ended(control: Arc<Control>, shared: Arc<Shared>) {
             Phase::WaitForServers => tokio::select! {
                 biased;
                 () = leave(&shared, Stop::WaitForServers, last_server_free(&shared)) => {
+                    tracing::info!("server connections dropped, exiting");
                     control.advance(Phase::Stopping);
                 }
                 _ = changed.changed() => {}
@@ -96,11 +115,10 @@ async fn leave(shared: &Shared, stop: Stop, last: impl Future<Output = ()>) {
 }
 
 async fn last_client_left(shared: &Shared) {
-    let applications = |shared: &Shared| {
-        let cards = shared.roster.clients();
-        cards.iter().filter(|card| !card.console.load(std::sync::atomic::Ordering::Relaxed)).count()
-    };
-    while applications(shared) > 0 {
+    // Those that have connected and are not in yet are carried already.
+    let consoles = || shared.roster.count_clients(|card| card.console.load(std::sync::atomic::Ordering::Relaxed));
+    let ports_closed = || shared.listeners.all().iter().all(|listener| listener.is_unix());
+    while !ports_closed() || shared.workers.carried() > consoles() {
         tokio::time::sleep(COUNT_PERIOD).await;
     }
 }

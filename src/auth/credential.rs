@@ -7,6 +7,8 @@
 
 use std::fmt;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
 use super::keys::DerivedKeys;
@@ -46,7 +48,7 @@ pub enum Credential {
     /// The password: good for every method.
     Plain(Zeroizing<String>),
     /// `md5` and 32 hexadecimal digits: good for md5 only, and only for the user name it was made with.
-    Md5(String),
+    Md5(Zeroizing<String>),
     /// SCRAM keys: good for a server that keeps this very secret.
     ScramKeys {
         /// The keys a client's proof revealed.
@@ -66,6 +68,46 @@ impl Credential {
             (Credential::ScramSecretOnly(new), Credential::ScramKeys { secret, .. }) if new == secret => held.clone(),
             _ => self,
         }
+    }
+
+    /// As texts, for a successor: what kind it is, then its parts.
+    pub fn to_parts(&self) -> Vec<String> {
+        match self {
+            Credential::None => vec!["none".to_owned()],
+            Credential::Plain(password) => vec!["plain".to_owned(), password.to_string()],
+            Credential::Md5(hash) => vec!["md5".to_owned(), hash.to_string()],
+            Credential::ScramKeys { keys, secret } => vec![
+                "scram keys".to_owned(),
+                secret.to_text(),
+                STANDARD.encode(keys.client_key()),
+                STANDARD.encode(keys.server_key()),
+            ],
+            Credential::ScramSecretOnly(secret) => vec!["scram secret".to_owned(), secret.to_text()],
+        }
+    }
+
+    /// From [`Credential::to_parts`]; `None` where they are not understood.
+    pub fn from_parts(parts: &[String]) -> Option<Credential> {
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        let key = |text: &str| <[u8; 32]>::try_from(STANDARD.decode(text).ok()?).ok();
+        Some(match parts.as_slice() {
+            ["none"] => Credential::None,
+            ["plain", password] => Credential::Plain(Zeroizing::new((*password).to_owned())),
+            ["md5", hash] => Credential::Md5(Zeroizing::new((*hash).to_owned())),
+            ["scram keys", secret, client_key, server_key] => Credential::ScramKeys {
+                keys: DerivedKeys::new(key(client_key)?, key(server_key)?),
+                secret: ScramSecret::parse(secret)?,
+            },
+            ["scram secret", secret] => Credential::ScramSecretOnly(ScramSecret::parse(secret)?),
+            _ => return None,
+        })
+    }
+
+    /// The keys that another pooler got from a client of a user with this stored secret.
+    pub fn from_keys(secret: &Secret, client_key: &[u8], server_key: &[u8]) -> Option<Credential> {
+        let Secret::Scram(secret) = secret else { return None };
+        let keys = DerivedKeys::new(client_key.try_into().ok()?, server_key.try_into().ok()?);
+        Some(Credential::ScramKeys { keys, secret: secret.clone() })
     }
 }
 
@@ -118,6 +160,21 @@ mod tests {
     #[test]
     fn an_empty_password_proves_nothing() {
         assert_eq!(credential_from(&Secret::parse(""), &Proof::Nothing), Credential::None);
+    }
+
+    #[test]
+    fn a_credential_comes_back_from_its_parts() {
+        let credentials = [
+            Credential::None,
+            Credential::Plain(Zeroizing::new("a b".to_owned())),
+            Credential::Md5(Zeroizing::new("md5x".to_owned())),
+            Credential::ScramKeys { keys: DerivedKeys::new([3; 32], [2; 32]), secret: scram(7) },
+            Credential::ScramSecretOnly(scram(8)),
+        ];
+        for credential in credentials {
+            assert!(Credential::from_parts(&credential.to_parts()) == Some(credential));
+        }
+        assert!(Credential::from_parts(&[]).is_none() && Credential::from_parts(&["md5".to_owned()]).is_none());
     }
 
     #[test]

@@ -3,21 +3,32 @@
 //! The first byte chooses method and secret; then each message is a length byte and that many bytes. Each function
 //! panics if a promise of this room is broken.
 
-use super::{Credential, Handshake, Input, KeyCache, Method, Proof, Prover, ProverStep, Secret, Step, credential_from};
+use super::{
+    Checker, Credential, Handshake, Input, KeyCache, Method, Proof, Prover, ProverStep, Secret, Step, credential_from,
+};
 
 /// A client says anything to us. Promised: no panic, no user we do not know gets in, a denial is final.
 pub fn handshake(bytes: &[u8]) {
     let Some((choice, rest)) = bytes.split_first() else { return };
-    let method = [Method::Plain, Method::Md5, Method::Scram][usize::from(choice % 3)];
+    let method = match choice {
+        255 => Method::Outside(Checker::Ldap),
+        _ => [Method::Plain, Method::Md5, Method::Scram][usize::from(choice % 3)],
+    };
     let secret = SECRETS[usize::from(choice / 3) % SECRETS.len()].map(Secret::parse);
-    let can_succeed = secret.is_some();
-    let mut handshake = Handshake::new(method, "user", secret, [0; 32], &KeyCache::new([0; 32], 1));
+    let mut can_succeed = secret.is_some() && *choice != 255;
+    let handshake = Handshake::new(method, "user", secret, [0; 32], &KeyCache::new([0; 32], 1));
+    let mut handshake = handshake.bound_to((*choice >= 128).then_some(b"hash"));
 
     let mut step = handshake.step(Input::Begin);
     let mut messages = messages(rest);
     loop {
         step = match step {
             Step::Derive(derivation) => handshake.step(Input::Derived(derivation.run())),
+            Step::Ask(password) => {
+                assert!(!password.is_empty(), "an empty password proves nothing");
+                can_succeed = password.starts_with('r');
+                handshake.step(Input::Answered(can_succeed))
+            }
             Step::Send(reply) => {
                 assert!(!reply.is_empty(), "a client that is to answer is told something");
                 match messages.next() {
@@ -44,7 +55,8 @@ pub fn prover(bytes: &[u8]) {
         Some(secret) => credential_from(&Secret::parse(secret), &Proof::Nothing),
         None => Credential::None,
     };
-    let mut prover = Prover::new("user", &credential, [0; 32], &KeyCache::new([0; 32], 1));
+    let prover = Prover::new("user", &credential, [0; 32], &KeyCache::new([0; 32], 1));
+    let mut prover = prover.bound_to((*choice >= 128).then_some(b"hash"));
 
     for message in messages(rest) {
         let step = match prover.step(message) {

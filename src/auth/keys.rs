@@ -212,7 +212,8 @@ pub struct DerivedKeys {
 }
 
 impl DerivedKeys {
-    pub(super) fn new(client_key: [u8; 32], server_key: [u8; 32]) -> DerivedKeys {
+    /// Keys as they are.
+    pub fn new(client_key: [u8; 32], server_key: [u8; 32]) -> DerivedKeys {
         let stored_key = Sha256::digest(client_key).into();
         DerivedKeys { client_key: Zeroizing::new(client_key), stored_key, server_key: Zeroizing::new(server_key) }
     }
@@ -231,7 +232,7 @@ impl DerivedKeys {
     }
 
     /// What a client proves to have.
-    pub(super) fn client_key(&self) -> &[u8; 32] {
+    pub fn client_key(&self) -> &[u8; 32] {
         &self.client_key
     }
 
@@ -241,7 +242,7 @@ impl DerivedKeys {
     }
 
     /// What a server proves to have.
-    pub(super) fn server_key(&self) -> &[u8; 32] {
+    pub fn server_key(&self) -> &[u8; 32] {
         &self.server_key
     }
 }

@@ -11,8 +11,10 @@ pub(super) const SASL: u32 = 10;
 pub(super) const SASL_CONTINUE: u32 = 11;
 pub(super) const SASL_FINAL: u32 = 12;
 
-/// The only mechanism we offer and accept.
+/// The mechanism we offer everybody.
 pub(super) const SCRAM_SHA_256: &[u8] = b"SCRAM-SHA-256";
+/// The mechanism with channel binding, where there is a channel to bind to.
+pub(super) const SCRAM_SHA_256_PLUS: &[u8] = b"SCRAM-SHA-256-PLUS";
 
 /// A password longer than this is refused (PgBouncer's limit for stored ones).
 pub(super) const PASSWORD_BYTES_MAX: usize = 65_530;
@@ -22,9 +24,10 @@ pub(super) fn authentication(code: u32, payload: &[u8]) -> Vec<u8> {
     message(b'R', &[&code.to_be_bytes(), payload])
 }
 
-/// A whole `AuthenticationSASL`, offering [`SCRAM_SHA_256`].
-pub(super) fn authentication_sasl() -> Vec<u8> {
-    authentication(SASL, &[SCRAM_SHA_256, b"\0\0"].concat())
+/// A whole `AuthenticationSASL`, offering these mechanisms, the best first.
+pub(super) fn authentication_sasl(mechanisms: &[&[u8]]) -> Vec<u8> {
+    let names: Vec<u8> = mechanisms.iter().flat_map(|name| [name, &b"\0"[..]].concat()).collect();
+    authentication(SASL, &[&names, &b"\0"[..]].concat())
 }
 
 /// A whole `PasswordMessage`.
@@ -32,10 +35,10 @@ pub(super) fn password(text: &[u8]) -> Vec<u8> {
     message(b'p', &[text, b"\0"])
 }
 
-/// A whole `SASLInitialResponse`, choosing [`SCRAM_SHA_256`].
-pub(super) fn sasl_initial_response(response: &[u8]) -> Vec<u8> {
+/// A whole `SASLInitialResponse`, choosing this mechanism.
+pub(super) fn sasl_initial_response(mechanism: &[u8], response: &[u8]) -> Vec<u8> {
     let length = u32::try_from(response.len()).expect("a first SCRAM message is short");
-    message(b'p', &[SCRAM_SHA_256, b"\0", &length.to_be_bytes(), response])
+    message(b'p', &[mechanism, b"\0", &length.to_be_bytes(), response])
 }
 
 /// A whole `SASLResponse`.
@@ -49,10 +52,10 @@ pub(super) fn parse_authentication(body: &[u8]) -> Option<(u32, &[u8])> {
     Some((u32::from_be_bytes(*code), payload))
 }
 
-/// Whether the payload of an `AuthenticationSASL` offers [`SCRAM_SHA_256`]; `None` where it is no list of names.
-pub(super) fn offers_scram(payload: &[u8]) -> Option<bool> {
+/// Whether the payload of an `AuthenticationSASL` offers this mechanism; `None` where it is no list of names.
+pub(super) fn offers(payload: &[u8], mechanism: &[u8]) -> Option<bool> {
     let names = payload.strip_suffix(b"\0\0")?;
-    Some(names.split(|byte| *byte == 0).any(|name| name == SCRAM_SHA_256))
+    Some(names.split(|byte| *byte == 0).any(|name| name == mechanism))
 }
 
 /// Reads the body of a `PasswordMessage`: one string and its terminator, nothing after.
@@ -88,9 +91,13 @@ mod tests {
     fn messages_have_the_manuals_bytes() {
         assert_eq!(authentication(CLEARTEXT_PASSWORD, b""), b"R\0\0\0\x08\0\0\0\x03");
         assert_eq!(authentication(MD5_PASSWORD, &[1, 2, 3, 4]), b"R\0\0\0\x0c\0\0\0\x05\x01\x02\x03\x04");
-        assert_eq!(authentication_sasl(), b"R\0\0\0\x17\0\0\0\x0aSCRAM-SHA-256\0\0");
+        assert_eq!(authentication_sasl(&[SCRAM_SHA_256]), b"R\0\0\0\x17\0\0\0\x0aSCRAM-SHA-256\0\0");
         assert_eq!(password(b"pw"), b"p\0\0\0\x07pw\0");
-        assert_eq!(sasl_initial_response(b"n,,"), b"p\0\0\0\x19SCRAM-SHA-256\0\0\0\0\x03n,,");
+        assert_eq!(
+            authentication_sasl(&[SCRAM_SHA_256_PLUS, SCRAM_SHA_256]),
+            b"R\0\0\0\x2a\0\0\0\x0aSCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0"
+        );
+        assert_eq!(sasl_initial_response(SCRAM_SHA_256, b"n,,"), b"p\0\0\0\x19SCRAM-SHA-256\0\0\0\0\x03n,,");
         assert_eq!(sasl_response(b"c="), b"p\0\0\0\x06c=");
     }
 
@@ -126,10 +133,11 @@ mod tests {
     }
 
     #[test]
-    fn the_mechanism_is_found_among_others() {
-        assert_eq!(offers_scram(b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0"), Some(true));
-        assert_eq!(offers_scram(b"SCRAM-SHA-256-PLUS\0\0"), Some(false));
-        assert_eq!(offers_scram(b"\0\0"), Some(false));
-        assert_eq!(offers_scram(b"SCRAM-SHA-256\0"), None);
+    fn a_mechanism_is_found_among_others() {
+        let both = b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0";
+        assert_eq!((offers(both, SCRAM_SHA_256), offers(both, SCRAM_SHA_256_PLUS)), (Some(true), Some(true)));
+        assert_eq!(offers(b"SCRAM-SHA-256-PLUS\0\0", SCRAM_SHA_256), Some(false));
+        assert_eq!(offers(b"\0\0", SCRAM_SHA_256), Some(false));
+        assert_eq!(offers(b"SCRAM-SHA-256\0", SCRAM_SHA_256), None);
     }
 }

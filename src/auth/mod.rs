@@ -16,6 +16,7 @@
 //! | any, trust | nothing | – | nothing |
 //! | plain | the password | plain, md5, SCRAM | the password |
 //! | md5 | a hash of it with our salt | plain, md5; a SCRAM secret switches to scram-sha-256 | nothing |
+//! | ldap, pam | the password | none: others check it | the password |
 //! | scram-sha-256 | SCRAM, without channel binding | plain, SCRAM | with a SCRAM secret: the client's keys |
 //!
 //! A user we do not know is led through the same dialogue as one who errs, with a salt that is the same every time, and
@@ -64,6 +65,17 @@ pub enum Method {
     Md5,
     /// SCRAM-SHA-256.
     Scram,
+    /// The password in clear text, which somebody else checks.
+    Outside(Checker),
+}
+
+/// Who checks passwords in our place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checker {
+    /// An LDAP directory.
+    Ldap,
+    /// The system's PAM.
+    Pam,
 }
 
 /// One client proving who it is.
@@ -74,6 +86,8 @@ pub struct Handshake {
     /// Random: the md5 salt or our SCRAM nonce, whichever the dialogue needs.
     nonce_source: [u8; 32],
     keys: KeyCache,
+    /// What binds SCRAM to the connection, where it is encrypted.
+    end_point: Option<Box<[u8]>>,
     state: State,
 }
 
@@ -85,6 +99,13 @@ enum State {
     PasswordKeys {
         password: Zeroizing<Vec<u8>>,
         secret: ScramSecret,
+    },
+    /// The password, for somebody else.
+    OutsidePassword(Checker),
+    /// What somebody else says of it.
+    OutsideAnswer {
+        checker: Checker,
+        password: Zeroizing<String>,
     },
     Md5Answer,
     ScramFirst,
@@ -111,6 +132,8 @@ pub enum Input<'a> {
     Message(&'a [u8]),
     /// A [`Step::Derive`] is done.
     Derived(DerivedKeys),
+    /// A [`Step::Ask`] is answered: is the password right?
+    Answered(bool),
 }
 
 /// What to do next.
@@ -120,6 +143,9 @@ pub enum Step {
     Send(Vec<u8>),
     /// Run this away from the I/O threads and give the result to [`Handshake::step`].
     Derive(Derivation),
+    /// Ask the [`Checker`] of the [`Method`] about this password and give the answer to [`Handshake::step`]. It is not
+    /// empty.
+    Ask(Zeroizing<String>),
     /// The client is who it says.
     Accept {
         /// To be sent before `AuthenticationOk`; may be empty.
@@ -153,6 +179,8 @@ pub enum DenialKind {
     EmptyPassword,
     /// There is no such user, and no password would have been asked for.
     TrustFailed,
+    /// Somebody else does not find the password right.
+    OutsideFailed(Checker),
 }
 
 impl Handshake {
@@ -165,7 +193,14 @@ impl Handshake {
         nonce_source: [u8; 32],
         keys: &KeyCache,
     ) -> Handshake {
-        Handshake { user: user.into(), secret, nonce_source, keys: keys.clone(), state: State::Begin(method) }
+        let (user, keys, state) = (user.into(), keys.clone(), State::Begin(method));
+        Handshake { user, secret, nonce_source, keys, end_point: None, state }
+    }
+
+    /// The same over a connection whose tls-server-end-point is this: SCRAM can be bound to it.
+    pub fn bound_to(mut self, end_point: Option<&[u8]>) -> Handshake {
+        self.end_point = end_point.map(Box::from);
+        self
     }
 
     /// Takes what happened and says what to do next. Whatever comes out of turn is a denial.
@@ -173,6 +208,11 @@ impl Handshake {
         match (mem::replace(&mut self.state, State::Over), input) {
             (State::Begin(method), Input::Begin) => self.begin(method),
             (State::Password, Input::Message(body)) => self.password(body),
+            (State::OutsidePassword(checker), Input::Message(body)) => self.outside_password(checker, body),
+            (State::OutsideAnswer { password, .. }, Input::Answered(true)) => accept(Proof::Password(password)),
+            (State::OutsideAnswer { checker, .. }, Input::Answered(false)) => {
+                deny(DenialKind::OutsideFailed(checker), WRONG_PASSWORD)
+            }
             (State::PasswordKeys { password, secret }, Input::Derived(keys)) => {
                 self.password_keys(&password, &secret, &keys)
             }
@@ -196,9 +236,15 @@ impl Handshake {
                 self.state = State::Password;
                 Step::Send(message::authentication(message::CLEARTEXT_PASSWORD, b""))
             }
+            (Method::Outside(checker), _) => {
+                self.state = State::OutsidePassword(checker);
+                Step::Send(message::authentication(message::CLEARTEXT_PASSWORD, b""))
+            }
             (Method::Scram, _) | (Method::Md5, Some(Secret::Scram(_))) => {
                 self.state = State::ScramFirst;
-                Step::Send(message::authentication_sasl())
+                let mechanisms = [message::SCRAM_SHA_256_PLUS, message::SCRAM_SHA_256];
+                let offered = if self.end_point.is_some() { &mechanisms[..] } else { &mechanisms[1..] };
+                Step::Send(message::authentication_sasl(offered))
             }
             (Method::Md5, _) => {
                 self.state = State::Md5Answer;
@@ -232,6 +278,19 @@ impl Handshake {
         if right { accept(taught_by(password)) } else { self.deny_user(DenialKind::PasswordFailed) }
     }
 
+    fn outside_password(&mut self, checker: Checker, body: &[u8]) -> Step {
+        let password = match read_password(body) {
+            Ok(password) => password,
+            Err(denial) => return Step::Deny(denial),
+        };
+        let Ok(password) = std::str::from_utf8(password) else {
+            return deny(DenialKind::OutsideFailed(checker), "the password is not text in UTF-8");
+        };
+        let password = Zeroizing::new(password.to_owned());
+        self.state = State::OutsideAnswer { checker, password: password.clone() };
+        Step::Ask(password)
+    }
+
     fn password_keys(&self, password: &[u8], secret: &ScramSecret, keys: &DerivedKeys) -> Step {
         if !password::same(keys.stored_key(), &secret.stored_key) {
             return self.deny_user(DenialKind::PasswordFailed);
@@ -257,14 +316,16 @@ impl Handshake {
         let Some((mechanism, client_first)) = message::parse_sasl_initial_response(body) else {
             return deny(DenialKind::SaslFailed, "malformed SASLInitialResponse");
         };
-        if mechanism != message::SCRAM_SHA_256 {
+        let plus = mechanism == message::SCRAM_SHA_256_PLUS && self.end_point.is_some();
+        if !plus && mechanism != message::SCRAM_SHA_256 {
             return deny(DenialKind::InvalidMechanism, "the client chose a mechanism that was not offered");
         }
         let (salt, iterations) = match &self.secret {
             Some(Secret::Scram(secret)) => (secret.salt.clone(), secret.iterations),
             _ => (self.keys.salt_for(&self.user).to_vec(), self.keys.scram_iterations()),
         };
-        match Exchange::open(client_first, &nonce_text(&self.nonce_source), &salt, iterations) {
+        let (end_point, nonce) = (self.end_point.as_deref(), nonce_text(&self.nonce_source));
+        match Exchange::open(client_first, end_point, plus, &nonce, &salt, iterations) {
             Ok(exchange) => {
                 let reply = message::authentication(message::SASL_CONTINUE, exchange.server_first());
                 self.state = State::ScramFinal { exchange, iterations };
@@ -340,6 +401,8 @@ impl fmt::Display for DenialKind {
             DenialKind::InvalidMechanism => "client selected an invalid SASL authentication mechanism",
             DenialKind::EmptyPassword => "empty password returned by client",
             DenialKind::TrustFailed => "\"trust\" authentication failed",
+            DenialKind::OutsideFailed(Checker::Ldap) => "LDAP authentication failed",
+            DenialKind::OutsideFailed(Checker::Pam) => "PAM authentication failed",
         })
     }
 }

@@ -10,12 +10,13 @@
 use md5::Md5;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
 
 use super::secret::Secret;
 
 /// What PostgreSQL stores: `md5` and the hash of password and user name.
-pub(super) fn md5_stored(user: &str, password: &[u8]) -> String {
-    md5_text(&[password, user.as_bytes()])
+pub(super) fn md5_stored(user: &str, password: &[u8]) -> Zeroizing<String> {
+    Zeroizing::new(md5_text(&[password, user.as_bytes()]))
 }
 
 /// What a client answers to `AuthenticationMD5Password`: `md5` and the hash of the stored hash and the salt.
@@ -62,7 +63,7 @@ mod tests {
     #[test]
     fn the_stored_hash_is_the_one_postgres_stores() {
         // `create role c password 'pencil'` on PostgreSQL 15 with password_encryption = md5.
-        assert_eq!(md5_stored("c", b"pencil"), "md5a2286e2058e8275f4419293789626063");
+        assert_eq!(*md5_stored("c", b"pencil"), "md5a2286e2058e8275f4419293789626063");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::mem;
 use super::credential::Credential;
 use super::keys::{Derivation, DerivedKeys, KeyCache, Lookup};
 use super::scram::messages::Fault;
-use super::scram::prove::{Challenge, Expected, Opening};
+use super::scram::prove::{Challenge, Channel, Expected, Opening};
 use super::{message, nonce_text, password};
 
 /// One login to a server.
@@ -24,6 +24,8 @@ pub struct Prover {
     credential: Credential,
     nonce_source: [u8; 32],
     keys: KeyCache,
+    /// What binds SCRAM to the connection, where it is encrypted.
+    end_point: Option<Box<[u8]>>,
     state: State,
 }
 
@@ -81,7 +83,15 @@ impl Prover {
     /// login.
     pub fn new(user: &str, credential: &Credential, nonce_source: [u8; 32], keys: &KeyCache) -> Prover {
         let credential = credential.clone();
-        Prover { user: user.into(), credential, nonce_source, keys: keys.clone(), state: State::Start }
+        let (user, keys) = (user.into(), keys.clone());
+        Prover { user, credential, nonce_source, keys, end_point: None, state: State::Start }
+    }
+
+    /// The same over a connection whose tls-server-end-point is this: SCRAM is bound to it where the server offers
+    /// that.
+    pub fn bound_to(mut self, end_point: Option<&[u8]>) -> Prover {
+        self.end_point = end_point.map(Box::from);
+        self
     }
 
     /// Takes the body of an `R` message and says what to do next.
@@ -153,19 +163,22 @@ impl Prover {
     }
 
     fn sasl(&mut self, payload: &[u8]) -> Result<ProverStep, ProverError> {
-        match message::offers_scram(payload) {
-            Some(true) => {}
-            Some(false) => return Err(ProverError::NoMechanism),
-            None => return Err(ProverError::Malformed("a list of SASL mechanisms without its end")),
-        }
+        let offers = |mechanism| message::offers(payload, mechanism);
+        let (mechanism, channel) = match (offers(message::SCRAM_SHA_256_PLUS), &self.end_point) {
+            (None, _) => return Err(ProverError::Malformed("a list of SASL mechanisms without its end")),
+            (Some(true), Some(end_point)) => (message::SCRAM_SHA_256_PLUS, Channel::EndPoint(end_point)),
+            _ if offers(message::SCRAM_SHA_256) != Some(true) => return Err(ProverError::NoMechanism),
+            (Some(false), Some(_)) => (message::SCRAM_SHA_256, Channel::NotOffered),
+            (_, None) => (message::SCRAM_SHA_256, Channel::None),
+        };
         match &self.credential {
             Credential::Plain(_) | Credential::ScramKeys { .. } => {}
             Credential::None => return Err(ProverError::NoPassword("SCRAM-SHA-256")),
             Credential::Md5(_) => return Err(ProverError::WrongPasswordType("SCRAM-SHA-256")),
             Credential::ScramSecretOnly(_) => return Err(ProverError::NeedsPassThrough),
         }
-        let opening = Opening::new(nonce_text(&self.nonce_source));
-        let reply = message::sasl_initial_response(opening.client_first().as_bytes());
+        let opening = Opening::new(nonce_text(&self.nonce_source), channel);
+        let reply = message::sasl_initial_response(mechanism, &opening.client_first());
         self.state = State::Opened(opening);
         Ok(ProverStep::Send(reply))
     }

@@ -8,7 +8,7 @@ use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 /// A stored secret.
 #[derive(Clone, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub enum Secret {
     /// The password itself. An empty one never lets anybody in.
     Plain(Zeroizing<String>),
     /// `md5` and 32 lower-case hexadecimal digits: the hash of password and user name.
-    Md5(String),
+    Md5(Zeroizing<String>),
     /// A SCRAM-SHA-256 secret.
     Scram(ScramSecret),
 }
@@ -25,7 +25,7 @@ impl Secret {
     /// Understands a stored text. Never fails: a text of neither hashed form is a plain password.
     pub fn parse(text: &str) -> Secret {
         if is_md5(text) {
-            return Secret::Md5(text.to_owned());
+            return Secret::Md5(Zeroizing::new(text.to_owned()));
         }
         match ScramSecret::parse(text) {
             Some(secret) => Secret::Scram(secret),
@@ -49,7 +49,8 @@ fn is_md5(text: &str) -> bool {
         .is_some_and(|hash| hash.len() == 32 && hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')))
 }
 
-/// What PostgreSQL keeps of a password for SCRAM-SHA-256: enough to check a login, not enough to log in.
+/// What PostgreSQL keeps of a password for SCRAM-SHA-256: enough to check a login, not enough to log in. Overwritten
+/// when dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ScramSecret {
     /// Rounds of PBKDF2, `1..=i32::MAX` (PostgreSQL's own range).
@@ -97,6 +98,13 @@ impl fmt::Debug for ScramSecret {
     }
 }
 
+impl Drop for ScramSecret {
+    fn drop(&mut self) {
+        self.stored_key.zeroize();
+        self.server_key.zeroize();
+    }
+}
+
 /// PostgreSQL keeps the count in a signed 32-bit number.
 const ITERATIONS_MAX: u32 = i32::MAX as u32;
 
@@ -139,7 +147,7 @@ mod tests {
     fn the_two_hashed_forms_are_recognised() {
         let md5 = "md5c2e59c1f0c5d9c0b9e4d31a8b1f9b7cf";
 
-        assert_eq!(Secret::parse(md5), Secret::Md5(md5.to_owned()));
+        assert_eq!(Secret::parse(md5), Secret::Md5(Zeroizing::new(md5.to_owned())));
         let Secret::Scram(scram) = Secret::parse(PENCIL) else { panic!("a SCRAM secret") };
         assert_eq!(scram.iterations, 4096);
         assert_eq!(scram.to_text(), PENCIL);

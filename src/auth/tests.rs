@@ -60,13 +60,16 @@ impl Outcome {
 
 /// A whole login: our client's role against our server's role, in memory.
 fn login(method: Method, secret: Option<Secret>, credential: &Credential, keys: &KeyCache) -> Outcome {
-    let mut handshake = Handshake::new(method, "alice", secret, [1; 32], keys);
-    let mut prover = Prover::new("alice", credential, [2; 32], keys);
+    let handshake = Handshake::new(method, "alice", secret, [1; 32], keys);
+    dialogue(handshake, Prover::new("alice", credential, [2; 32], keys))
+}
 
+fn dialogue(mut handshake: Handshake, mut prover: Prover) -> Outcome {
     let mut step = handshake.step(Input::Begin);
     loop {
         step = match step {
             Step::Derive(derivation) => handshake.step(Input::Derived(derivation.run())),
+            Step::Ask(password) => handshake.step(Input::Answered(*password == "pencil")),
             Step::Deny(denial) => return Outcome::Denied(denial),
             Step::Accept { last, proof } => {
                 if !last.is_empty() {
@@ -90,6 +93,45 @@ fn login(method: Method, secret: Option<Secret>, credential: &Credential, keys: 
                 }
             }
         };
+    }
+}
+
+#[test]
+fn both_roles_bind_where_both_can() {
+    let keys = cache();
+    let dialogue = |clients: Option<&[u8]>, servers: Option<&[u8]>| {
+        let handshake = Handshake::new(Method::Scram, "alice", secret("plain"), [1; 32], &keys).bound_to(servers);
+        let prover = Prover::new("alice", &plain("pencil"), [2; 32], &keys).bound_to(clients);
+        dialogue(handshake, prover)
+    };
+    let (mine, other) = (Some(&b"hash"[..]), Some(&b"other"[..]));
+
+    assert!(matches!(dialogue(mine, mine), Outcome::In(_)));
+    assert!(matches!(dialogue(None, mine), Outcome::In(_)));
+    assert!(matches!(dialogue(mine, None), Outcome::In(_)));
+    assert!(matches!(dialogue(mine, other), Outcome::Denied(_)), "somebody is in between");
+}
+
+#[test]
+fn a_password_that_others_check_counts_when_they_say_so() {
+    use DenialKind::{EmptyPassword, OutsideFailed};
+    let outside = |password: &str, secret| login(Method::Outside(Checker::Ldap), secret, &plain(password), &cache());
+
+    // What is stored here does not matter.
+    for kind in ["unknown", "plain", "scram"] {
+        assert_eq!(outside("pencil", secret(kind)).proof(), Proof::Password(Zeroizing::new("pencil".to_owned())));
+        let denial = outside("pen", secret(kind)).denial();
+        assert_eq!(
+            (denial.kind, denial.to_string()),
+            (OutsideFailed(Checker::Ldap), "LDAP authentication failed".into())
+        );
+    }
+    // Nobody is asked about a password that is no password.
+    for (body, kind) in [(&b"\0"[..], EmptyPassword), (b"\xff\0", OutsideFailed(Checker::Ldap))] {
+        let mut handshake = Handshake::new(Method::Outside(Checker::Ldap), "alice", None, [1; 32], &cache());
+        assert!(matches!(handshake.step(Input::Begin), Step::Send(_)));
+        assert!(matches!(handshake.step(Input::Message(body)), Step::Deny(denial) if denial.kind == kind));
+        assert!(matches!(handshake.step(Input::Answered(true)), Step::Deny(_)), "a denial is final");
     }
 }
 
@@ -240,7 +282,7 @@ fn wrong_clear_text_passwords_do_not_fill_the_cache() {
 fn server_first(user: &str, secret: Option<Secret>, keys: &KeyCache) -> String {
     let mut handshake = Handshake::new(Method::Scram, user, secret, [1; 32], keys);
     let Step::Send(_) = handshake.step(Input::Begin) else { panic!("offers mechanisms") };
-    let client_first = message::sasl_initial_response(b"n,,n=,r=fixed");
+    let client_first = message::sasl_initial_response(message::SCRAM_SHA_256, b"n,,n=,r=fixed");
     match handshake.step(Input::Message(&client_first[5..])) {
         Step::Send(reply) => String::from_utf8(reply[9..].to_vec()).unwrap(),
         other => panic!("{other:?}"),
@@ -360,7 +402,7 @@ fn prover_after(messages: &[&[u8]]) -> ProverStep {
 
 #[test]
 fn a_server_that_skips_its_part_of_scram_is_not_trusted() {
-    let offer = &message::authentication_sasl()[5..];
+    let offer = &message::authentication_sasl(&[message::SCRAM_SHA_256])[5..];
     let nonce = nonce_text(&[2; 32]);
     let first = message::authentication(message::SASL_CONTINUE, format!("r={nonce}yours,s=c2FsdA==,i=1").as_bytes());
     let forged = format!("v={}", BASE64.encode([0; 32]));

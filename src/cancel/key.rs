@@ -48,6 +48,16 @@ impl CancelKey {
         Some(CancelKey(key))
     }
 
+    /// The key that a predecessor gave a client, as its eight bytes in a row.
+    pub fn from_number(number: u64) -> CancelKey {
+        CancelKey(number.to_be_bytes())
+    }
+
+    /// The key's eight bytes in a row, for a successor.
+    pub fn to_number(self) -> u64 {
+        u64::from_be_bytes(self.0)
+    }
+
     /// The process id for BackendKeyData; never negative in a key of ours.
     pub fn pid(&self) -> i32 {
         let [a, b, c, d, ..] = self.0;

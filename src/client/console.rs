@@ -1,42 +1,75 @@
 //! A client whose server is us: moves bytes between its socket and [`crate::admin::Console`].
 
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 
 use super::Shared;
-use super::farewell::Farewell;
+use super::farewell::{Codes, Farewell};
+use super::login::is_own_user;
+use super::showing::{Depth, Sink, Sockets, gather};
+use crate::admin;
 use crate::admin::console::MESSAGE_BYTES_MAX;
+use crate::admin::table::Column;
 use crate::admin::{Console, Fatal, Rights, Wait};
+use crate::cancel::table::Entry;
 use crate::net::buffers::Inbox;
 use crate::net::stream::Stream;
 use crate::net::world;
+use crate::pool::Admission;
+use crate::protocol::handover::{self, Row};
+use crate::stats::lines::Tag;
 use crate::stats::roster::{EnteredClient, Order};
 use crate::wire::backend;
 use crate::wire::framing::Header;
 
 /// One console client.
 pub(super) struct ConsoleClient {
+    shared: Arc<Shared>,
     entered: EnteredClient,
     stream: Stream,
     inbox: Inbox,
     console: Console,
+    /// Its key, taken back on drop.
+    cancel: Entry,
     /// The end of the login's dialogue, to be sent with the greeting.
     unsent: Vec<u8>,
+    /// Its place in the counts of clients.
+    _admission: Admission,
+}
+
+/// What a console client was let in with.
+pub(super) struct Admitted {
+    pub(super) rights: Rights,
+    /// Its place in the counts of clients.
+    pub(super) admission: Admission,
+    /// Its key for requests to cancel.
+    pub(super) cancel: Entry,
 }
 
 impl ConsoleClient {
     pub(super) fn new(
-        shared: &Shared,
+        shared: Arc<Shared>,
         entered: EnteredClient,
         stream: Stream,
         inbox: Inbox,
         unsent: Vec<u8>,
-        rights: Rights,
+        admitted: Admitted,
     ) -> ConsoleClient {
-        ConsoleClient { entered, stream, inbox, console: Console::new(shared.console.clone(), rights), unsent }
+        let Admitted { rights, admission, cancel } = admitted;
+        let console = Console::new(shared.console.clone(), rights);
+        ConsoleClient { shared, entered, stream, inbox, console, cancel, unsent, _admission: admission }
     }
 
     /// Greets the client and serves it until it leaves or must leave.
-    pub(super) async fn run(mut self) -> Farewell {
+    pub(super) async fn run(mut self) {
+        self.serve().await;
+        self.end_suspension();
+    }
+
+    async fn serve(&mut self) {
         self.entered.logged_in();
         self.entered.card().set_rest_at(Some(world::now()));
         let mut out = std::mem::take(&mut self.unsent);
@@ -44,18 +77,23 @@ impl ConsoleClient {
         for (name, value) in self.console.greeting() {
             backend::parameter_status(&mut out, name, &value);
         }
-        backend::backend_key_data(&mut out, 0, &[0; 4]);
+        if self.may_take_over() {
+            backend::parameter_status(&mut out, handover::ANNOUNCEMENT, handover::VERSION);
+        }
+        backend::backend_key_data(&mut out, self.cancel.key().pid(), self.cancel.key().secret());
         backend::ready_for_query(&mut out, b'I');
         loop {
+            // What a command had to say in the log is there when its answer comes.
+            self.shared.console.process.log_written().await;
             if self.stream.send_all(&out).await.is_err() {
-                return Farewell::ClientGone;
+                return super::log_farewell(&self.shared, self.entered.card(), &Farewell::ClientGone).await;
             }
             out.clear();
             if let Err(farewell) = self.answer(&mut out).await {
+                super::log_farewell(&self.shared, self.entered.card(), &farewell).await;
                 let mut last = out;
-                last.extend_from_slice(&farewell.message().unwrap_or_default());
-                self.stream.send_parting(&last);
-                return farewell;
+                last.extend_from_slice(&farewell.message(Codes::Pgbouncer).unwrap_or_default());
+                return self.stream.send_parting(&last);
             }
         }
     }
@@ -81,6 +119,11 @@ impl ConsoleClient {
             })?;
             self.inbox.skip(header.len);
             taken += 1;
+            if let Some(columns) = self.console.wants_rows() {
+                self.stream.send_all(out).await.map_err(|_| Farewell::ClientGone)?;
+                out.clear();
+                self.send_rows(columns, out).await?;
+            }
             if let Some(wait) = wait {
                 // What was answered before it must not wait with it.
                 self.stream.send_all(out).await.map_err(|_| Farewell::ClientGone)?;
@@ -90,14 +133,65 @@ impl ConsoleClient {
         }
     }
 
+    /// Answers SHOW FDS. Sockets and secrets go to nobody but a successor: our own user, on a Unix socket.
+    async fn send_rows(&mut self, columns: &'static [Column], out: &mut Vec<u8>) -> Result<(), Farewell> {
+        let shared = self.shared.clone();
+        let depth = if columns.len() == handover::FDS_COLUMNS { Depth::Fds } else { Depth::Handover };
+        let head = if self.may_take_over() { self.console.head() } else { None };
+        let Some(head) = head else {
+            let mut rows = Looked(Vec::new());
+            let shown = match depth {
+                Depth::Fds => {
+                    gather(&shared, depth, Sockets::Stay, &mut rows).await.map_err(|_| Farewell::ClientGone)?;
+                    Some(&*rows.0)
+                }
+                Depth::Handover => None,
+            };
+            self.console.show_rows(shown, out);
+            return Ok(());
+        };
+        self.stream.send_all(&head).await.map_err(|_| Farewell::ClientGone)?;
+        let mut sent = Sent { stream: &mut self.stream, columns };
+        gather(&shared, depth, Sockets::Go, &mut sent).await.map_err(|_| Farewell::ClientGone)?;
+        self.console.tail(out);
+        shared.registry.suspension().note_handed_over();
+        Ok(())
+    }
+
+    /// Is this who may take our place: the user `pgbouncer` of a process that runs as the user we run as, on a Unix
+    /// socket?
+    fn may_take_over(&self) -> bool {
+        let card = self.entered.card();
+        &*card.names().1 == admin::DATABASE && is_own_user(card)
+    }
+
+    /// A suspension ends with the console that could end it: PgBouncer's goes on as long as any console is there. A
+    /// successor that failed must not leave everybody frozen because somebody watches.
+    fn end_suspension(&self) {
+        let suspended = self.shared.registry.suspension().is_on() && !self.shared.console.process.shutting_down();
+        if !suspended || !self.console.has_suspended() {
+            return;
+        }
+        let id = self.entered.card().id;
+        let others = self.shared.roster.count_clients(|card| card.console.load(Relaxed) && card.id != id);
+        if others == 0 || self.may_take_over() {
+            tracing::info!("admin disappeared when suspended, doing RESUME");
+            self.shared.registry.end_suspension();
+        }
+    }
+
     async fn fill(&mut self) -> Result<(), Farewell> {
         let card = self.entered.card();
-        let (stream, inbox) = (&mut self.stream, &mut self.inbox);
+        let (stream, inbox, console) = (&mut self.stream, &mut self.inbox, &self.console);
         std::future::poll_fn(|cx| {
             card.set_waker(cx.waker());
             match card.order() {
-                Order::None => {}
+                Order::None | Order::Heed => {}
                 order => return Poll::Ready(Err(Farewell::ordered(order))),
+            }
+            if card.take_cancel() {
+                tracing::warn!(conn = ?Tag::client(card), "admin cancel request for non-waiting client?");
+                console.cancelled_at_rest();
             }
             match stream.poll_fill(cx, inbox) {
                 Poll::Pending => Poll::Pending,
@@ -108,21 +202,58 @@ impl ConsoleClient {
         .await
     }
 
-    /// Waits for a command to have its effect; a client that leaves meanwhile takes nothing back.
+    /// Waits for a command to have its effect; a client that leaves meanwhile takes nothing back. A request to cancel
+    /// ends the wait, but while the process stops, nothing does.
     async fn wait(&mut self, mut wait: Wait, out: &mut Vec<u8>) -> Result<(), Farewell> {
         let card = self.entered.card();
-        let (stream, inbox) = (&mut self.stream, &mut self.inbox);
+        let (stream, inbox, console) = (&mut self.stream, &mut self.inbox, &self.console);
         let late = std::future::poll_fn(|cx| {
+            card.set_waker(cx.waker());
             match card.order() {
-                Order::None => {}
+                Order::None | Order::Heed => {}
                 order => return Poll::Ready(Err(Farewell::ordered(order))),
             }
             if let Poll::Ready(late) = wait.as_mut().poll(cx) {
-                return Poll::Ready(Ok(late));
+                return Poll::Ready(Ok(Some(late)));
+            }
+            if card.take_cancel() && console.may_cancel() {
+                return Poll::Ready(Ok(None));
             }
             stream.poll_gone(cx, inbox).map(|()| Err(Farewell::ClientGone))
         });
-        out.extend_from_slice(&late.await?);
+        match late.await? {
+            Some(late) => out.extend_from_slice(&late),
+            None => {
+                drop(wait);
+                self.console.cancelled(out);
+            }
+        }
         Ok(())
+    }
+}
+
+/// Rows that are only looked at.
+struct Looked(Vec<Row>);
+
+impl Sink for Looked {
+    async fn put(&mut self, row: Row, _: Option<OwnedFd>) -> io::Result<()> {
+        self.0.push(row.without_secrets());
+        Ok(())
+    }
+}
+
+/// Rows that go out one by one, each with its socket.
+struct Sent<'a> {
+    stream: &'a mut Stream,
+    columns: &'static [Column],
+}
+
+impl Sink for Sent<'_> {
+    async fn put(&mut self, row: Row, socket: Option<OwnedFd>) -> io::Result<()> {
+        let bytes = Console::row(self.columns, &row);
+        match socket {
+            Some(socket) => self.stream.send_descriptor(&bytes, socket.as_fd()).await,
+            None => self.stream.send_all(&bytes).await,
+        }
     }
 }

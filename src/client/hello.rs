@@ -6,8 +6,10 @@
 //! "Start-up", "SSL Session Encryption", "GSSAPI Session Encryption".
 
 use super::farewell::Farewell;
+use crate::config::SslMode;
 use crate::net::buffers::Inbox;
 use crate::net::stream::Stream;
+use crate::net::tls::{ALPN, InForce, TlsStream};
 use crate::wire::startup::{First, StartupMessage};
 
 /// Answers to SSLRequest and GSSENCRequest that one client may draw: one each is what libpq asks.
@@ -26,21 +28,39 @@ pub(super) enum Hello {
     },
 }
 
-/// Reads the first packets; what follows them stays in the inbox.
-pub(super) async fn hello(stream: &mut Stream, inbox: &mut Inbox) -> Result<Hello, Farewell> {
+/// Reads the first packets; what follows them stays in the inbox. On a TCP socket, TLS is taken up where a client asks
+/// for it and `tls` has it.
+pub(super) async fn hello(stream: &mut Stream, inbox: &mut Inbox, tls: &InForce) -> Result<Hello, Farewell> {
     let mut refusals = 0;
+    let mut packets = 0;
     loop {
         let (first, len) = next_first(stream, inbox).await?;
         inbox.skip(len);
+        packets += 1;
         let request = match first {
+            First::Startup(_) if needs_tls(stream, tls) => return Err(Farewell::TlsRequired),
             First::Startup(message) => return Ok(Hello::Startup(message)),
             First::Cancel { pid, secret } => return Ok(Hello::Cancel { pid, secret }),
+            // PostgreSQL and PgBouncer take it as the very first bytes only.
+            First::DirectTls if packets == 1 && offers_tls(stream, tls) => {
+                begin_tls(stream, inbox, tls).await?;
+                if stream.tls().and_then(TlsStream::alpn) != Some(ALPN) {
+                    return Err(Farewell::NoAlpn);
+                }
+                continue;
+            }
             First::DirectTls => return Err(Farewell::DirectTls),
+            First::Ssl if stream.tls().is_some() => return Err(Farewell::TlsInsideTls),
             First::Ssl => "SSL",
             First::Gss => "GSSAPI encryption",
         };
         if !inbox.is_empty() {
             return Err(Farewell::EagerAfter(request));
+        }
+        if request == "SSL" && offers_tls(stream, tls) {
+            stream.send_all(b"S").await.map_err(|_| Farewell::ClientGone)?;
+            begin_tls(stream, inbox, tls).await?;
+            continue;
         }
         refusals += 1;
         if refusals > REFUSALS_MAX {
@@ -48,6 +68,23 @@ pub(super) async fn hello(stream: &mut Stream, inbox: &mut Inbox) -> Result<Hell
         }
         stream.send_all(b"N").await.map_err(|_| Farewell::ClientGone)?;
     }
+}
+
+fn offers_tls(stream: &Stream, tls: &InForce) -> bool {
+    matches!(stream, Stream::Tcp(_)) && tls.client_mode() != SslMode::Disable
+}
+
+/// Nobody listens in on a Unix socket.
+fn needs_tls(stream: &Stream, tls: &InForce) -> bool {
+    matches!(stream, Stream::Tcp(_)) && tls.client_mode().is_strict()
+}
+
+async fn begin_tls(stream: &mut Stream, inbox: &mut Inbox, tls: &InForce) -> Result<(), Farewell> {
+    let acceptor = tls.acceptor.as_ref().ok_or(Farewell::DirectTls)?;
+    let socket = stream.take_tcp().ok_or(Farewell::ClientGone)?;
+    let accepted = TlsStream::accept(socket, acceptor, std::mem::take(inbox)).await.map_err(Farewell::Handshake)?;
+    *stream = Stream::Tls(Box::new(accepted));
+    Ok(())
 }
 
 async fn next_first(stream: &mut Stream, inbox: &mut Inbox) -> Result<(First, usize), Farewell> {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   hello ─► limits ─► handshake ─► database ─► pool ─► (first server, if the pool never had one) ─► greeting
+//!                                                  └──► (replication: a server of its own) ────────┘
 //! ```
 //!
 //! A user or database that does not exist is found out only after the same dialogue as everybody else's, so that nobody
@@ -11,21 +12,28 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
 use std::task::Poll;
 
-use super::console::ConsoleClient;
-use super::farewell::Farewell;
+use zeroize::Zeroizing;
+
+use super::auth_query::{Asker, Question};
+use super::canceler::Canceler;
+use super::console::{Admitted, ConsoleClient};
+use super::farewell::{Codes, Farewell};
 use super::hello::{Hello, hello};
+use super::records::{Applicant, Asked, Outside};
+use super::replication::Replica;
 use super::session::{Belongings, Client};
+use super::throttle::{Rate, Verdict};
 use super::{Seat, Shared};
 use crate::admin::{self, Rights};
-use crate::auth::{Credential, Denial, Handshake, Input, Method, Proof, Secret, Step, credential_from};
-use crate::cancel::forward::{Outcome, forward};
+use crate::auth::{Credential, Denial, DenialKind, Handshake, Input, Method, Proof, Secret, Step, credential_from};
 use crate::cancel::key::CancelKey;
+use crate::cancel::table::Entry;
 use crate::config::{AuthType, Config, Database};
 use crate::net::buffers::Inbox;
-use crate::net::sockopt::TcpOptions;
 use crate::net::stream::Stream;
+use crate::net::tls::TlsStream;
 use crate::net::{workers, world};
-use crate::pool::{Ask, Denied, NoPool, Pool, Ticket, Waiter};
+use crate::pool::{Admission, Ask, Denied, Lease, NoPool, Pool, Start, Ticket, Waiter};
 use crate::protocol::parameters::{ParameterSet, classify_startup};
 use crate::stats::counters::bump;
 use crate::stats::lines;
@@ -42,12 +50,12 @@ const PASSWORD_MESSAGE_MAX: usize = 65_536 + 64;
 pub(super) enum LoggedIn {
     /// A client of a pool.
     Client(Box<Client>),
+    /// A replication client, with its server.
+    Replica(Box<Replica>),
     /// A client of the console.
     Console(Box<ConsoleClient>),
-    /// It was refused, or left.
-    Nobody(Farewell),
-    /// It was a cancel request.
-    Canceler,
+    /// It was refused, or left, or was a cancel request.
+    Nobody,
 }
 
 /// One connection on its way in.
@@ -71,30 +79,43 @@ pub(super) async fn log_in(shared: Arc<Shared>, entered: EnteredClient, stream: 
         std::future::poll_fn(|cx| {
             card.set_waker(cx.waker());
             match card.order() {
-                Order::None => steps.as_mut().poll(cx),
+                Order::None | Order::Heed => steps.as_mut().poll(cx),
                 order => Poll::Ready(Err(Farewell::ordered(order))),
             }
         })
         .await
     };
     match outcome {
-        Ok(Way::Canceled) => LoggedIn::Canceler,
+        Ok(Way::Canceled) => LoggedIn::Nobody,
         Ok(Way::Client(ready)) => {
             let Arrival { shared, entered, stream, inbox, .. } = arrival;
-            let Ready { pool, wish, belongings } = *ready;
-            LoggedIn::Client(Box::new(Client::new(shared, entered, stream, inbox, pool, wish, belongings)))
+            let Ready { pool, wish, belongings, lease } = *ready;
+            let client = Box::new(Client::new(shared, entered, stream, inbox, pool, wish, belongings));
+            match lease {
+                Some(lease) => LoggedIn::Replica(Box::new(Replica::new(client, lease))),
+                None => LoggedIn::Client(client),
+            }
         }
-        Ok(Way::Console(rights)) => {
+        Ok(Way::Console(admitted)) => {
             let Arrival { shared, entered, stream, inbox, unsent, .. } = arrival;
-            LoggedIn::Console(Box::new(ConsoleClient::new(&shared, entered, stream, inbox, unsent, rights)))
+            LoggedIn::Console(Box::new(ConsoleClient::new(shared, entered, stream, inbox, unsent, admitted)))
         }
         Err(farewell) => {
-            if let Some(message) = farewell.message() {
+            // There may be half a password in it.
+            arrival.inbox.wipe();
+            arrival.log_failure(&farewell);
+            if !farewell.goes_unlogged() {
+                super::log_farewell(&arrival.shared, &card, &farewell).await;
+            }
+            let codes = match card.console.load(Relaxed) {
+                true => Codes::Pgbouncer,
+                false => Codes::of(&arrival.config.settings),
+            };
+            if let Some(message) = farewell.message(codes) {
                 arrival.unsent.extend_from_slice(&message);
                 arrival.stream.send_parting(&arrival.unsent);
             }
-            arrival.log_failure(&farewell);
-            LoggedIn::Nobody(farewell)
+            LoggedIn::Nobody
         }
     }
 }
@@ -102,7 +123,7 @@ pub(super) async fn log_in(shared: Arc<Shared>, entered: EnteredClient, stream: 
 /// Where a connection may go.
 enum Way {
     Client(Box<Ready>),
-    Console(Rights),
+    Console(Admitted),
     Canceled,
 }
 
@@ -111,41 +132,90 @@ struct Ready {
     pool: Arc<Pool>,
     wish: ParameterSet,
     belongings: Belongings,
+    /// The server of a replication client.
+    lease: Option<Lease>,
+}
+
+/// What is known of the user who logs in.
+#[derive(Default)]
+struct Found {
+    /// Nothing for a user we do not know.
+    secret: Option<Secret>,
+    /// The name that auth_query was asked for, if it was.
+    asked_as: Option<String>,
 }
 
 impl Arrival {
     async fn steps(&mut self) -> Result<Way, Farewell> {
-        match hello(&mut self.stream, &mut self.inbox).await? {
+        let tls = self.shared.registry.tls().current();
+        let hello = hello(&mut self.stream, &mut self.inbox, &tls).await?;
+        if let Some(tls) = self.stream.tls() {
+            let _ = self.entered.card().tls.set(tls.description().into());
+        }
+        match hello {
             Hello::Cancel { pid, secret } => {
-                self.cancel(pid, &secret).await;
+                let canceler = Canceler { shared: &self.shared, config: &self.config, entered: &self.entered };
+                Box::pin(canceler.run(pid, &secret)).await;
                 Ok(Way::Canceled)
             }
             Hello::Startup(message) => self.startup(message).await,
         }
     }
 
-    async fn startup(&mut self, message: StartupMessage) -> Result<Way, Farewell> {
+    async fn startup(&mut self, mut message: StartupMessage) -> Result<Way, Farewell> {
         let names = Names { database: Arc::from(&*message.database), user: Arc::from(&*message.user) };
         let _ = self.entered.card().names.set(names);
+        self.entered.card().set_replication(message.replication);
+        if message.database != admin::DATABASE {
+            self.throttle()?;
+        }
         self.log_attempt(&message);
         if message.needs_negotiation() {
             negotiate_protocol_version(&mut self.unsent, &message.protocol_options);
         }
         if message.database == admin::DATABASE {
-            return self.console(&message).await.map(Way::Console);
+            let rights = self.console(&mut message).await?;
+            let admission = match rights {
+                // Administrators get in when the limits are reached: that is when they are needed.
+                Rights::Admin => self.shared.registry.count_in(&message.database, &message.user),
+                Rights::Stats => self.admit(&message)?,
+            };
+            return Ok(Way::Console(Admitted { rights, admission, cancel: self.cancel_key()? }));
         }
-        if self.shared.console.process.shutting_down() {
+        let on_unix_socket = matches!(self.entered.card().peer, Endpoint::Unix { .. });
+        if self.shared.console.process.turns_away(on_unix_socket) {
             return Err(Farewell::ShuttingDown);
-        }
-        if message.replication != Replication::Off {
-            return Err(Farewell::Replication);
         }
         let settings = &self.config.settings;
         let seat = self.shared.seats.take(settings.max_client_conn).ok_or(Farewell::Limit("max_client_conn"))?;
         let wishes = classify_startup(&message, &self.shared.tracked, &settings.ignore_startup_parameters)
             .map_err(Farewell::Startup)?;
-        let credential = self.authenticate(&message).await?;
-        self.enter_pool(&message, wishes, credential, seat).await.map(|ready| Way::Client(Box::new(ready)))
+        self.check_any(&message)?;
+        let outside = self.outside(&message).await?;
+        let found = match outside {
+            Some(_) => Found::default(),
+            None => self.find_user(&mut message).await?,
+        };
+        let entered = match self.authenticate(&message, found.secret, outside).await {
+            Ok(credential) => self.enter_pool(&message, wishes, credential, seat).await,
+            Err(farewell) => Err(farewell),
+        };
+        if entered.is_err() {
+            self.doubt(found.asked_as, &message);
+        }
+        entered.map(|ready| Way::Client(Box::new(ready)))
+    }
+
+    /// Refuses whose address tries too often, before it costs a line of the log or a derivation of keys.
+    fn throttle(&self) -> Result<(), Farewell> {
+        let (Some(rate), Endpoint::Tcp(peer)) = (Rate::of(&self.config.settings), &self.entered.card().peer) else {
+            return Ok(());
+        };
+        let mut throttle = self.shared.throttle.lock().unwrap_or_else(PoisonError::into_inner);
+        match throttle.admit(peer.ip(), rate, world::now()) {
+            Verdict::Admitted => Ok(()),
+            Verdict::Refused { first } => Err(Farewell::Throttled { logged: first }),
+        }
     }
 
     /// The entry of [databases] that the client asks for, or the fallback.
@@ -153,24 +223,138 @@ impl Arrival {
         self.config.databases.get(name).or_else(|| self.config.databases.get("*"))
     }
 
-    /// Runs the dialogue; what can be proved to servers in this user's name is its result.
-    async fn authenticate(&mut self, message: &StartupMessage) -> Result<Credential, Farewell> {
-        let method = method_of(self.config.settings.auth_type);
-        if method == Method::Any {
-            let database = self.database(&message.database);
-            if database.is_some_and(|database| database.user.is_none()) {
-                return Err(Farewell::NoForcedUser);
-            }
+    /// auth_type=any looks at no name, so the database has to force one.
+    fn check_any(&self, message: &StartupMessage) -> Result<(), Farewell> {
+        let any = self.config.settings.auth_type == AuthType::Any;
+        match self.database(&message.database) {
+            Some(database) if any && database.user.is_none() => Err(Farewell::NoForcedUser),
+            _ => Ok(()),
         }
-        let secret = self.config.secrets.find(&message.user).map(Secret::parse);
-        let proof = self.handshake(method, &message.user, secret.clone()).await?;
-        Ok(secret.map_or(Credential::None, |secret| credential_from(&secret, &proof)))
     }
 
-    async fn handshake(&mut self, method: Method, user: &str, secret: Option<Secret>) -> Result<Proof, Farewell> {
+    /// What is known of the user: from auth_file, or else from auth_query, whose spelling of the name counts then.
+    async fn find_user(&mut self, message: &mut StartupMessage) -> Result<Found, Farewell> {
+        if self.config.settings.auth_type == AuthType::Any {
+            return Ok(Found::default());
+        }
+        if let Some(secret) = self.config.secrets.find(&message.user) {
+            return Ok(Found { secret: Some(Secret::parse(secret)), asked_as: None });
+        }
+        let Some(question) = Question::for_clients_of(&message.database, &self.config) else {
+            return Ok(Found::default());
+        };
+        let mut asker = Asker {
+            shared: &self.shared,
+            config: &self.config,
+            card: self.entered.card(),
+            stream: &mut self.stream,
+            inbox: &mut self.inbox,
+        };
+        match asker.ask(&question, &message.database, &message.user).await? {
+            Some((name, secret)) => {
+                let asked_as = Some(std::mem::replace(&mut message.user, name));
+                Ok(Found { secret: Some(secret), asked_as })
+            }
+            None => Err(Farewell::NoSuchUser),
+        }
+    }
+
+    /// After a login that failed, what auth_query said of the user may be out of date.
+    fn doubt(&self, asked_as: Option<String>, message: &StartupMessage) {
+        if let Some(user) = asked_as {
+            self.shared.looked_up.forget(&message.database, &user);
+        }
+    }
+
+    /// Runs the dialogue; what can be proved to servers in this user's name is its result.
+    async fn authenticate(
+        &mut self,
+        message: &StartupMessage,
+        secret: Option<Secret>,
+        outside: Option<Outside>,
+    ) -> Result<Credential, Farewell> {
+        let proof = self.prove(message, secret.clone(), outside).await?;
+        Ok(match (secret, proof) {
+            (Some(secret), proof) => credential_from(&secret, &proof),
+            (None, Proof::Password(password)) => Credential::Plain(password),
+            (None, _) => Credential::None,
+        })
+    }
+
+    /// Who checks this client's password, where neither auth_file nor auth_query does.
+    async fn outside(&self, message: &StartupMessage) -> Result<Option<Outside>, Farewell> {
+        let settings = &self.config.settings;
+        match settings.auth_type {
+            AuthType::Ldap => {
+                let options =
+                    settings.auth_ldap_options.as_ref().ok_or(Farewell::Unproven("auth_ldap_options is null"))?;
+                self.applicant(message, None, false).ldap(&"auth_ldap_options", options.reveal()).map(Some)
+            }
+            AuthType::Hba => {
+                let applicant = self.applicant(message, None, false);
+                Box::pin(applicant.outside(&self.config.hba, self.shared.registry.dns())).await
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn applicant<'a>(
+        &'a self,
+        message: &'a StartupMessage,
+        certified: Option<&'a [String]>,
+        known: bool,
+    ) -> Applicant<'a> {
+        Applicant {
+            card: self.entered.card(),
+            tls: self.stream.tls().is_some(),
+            certified,
+            physical_replication: message.replication == Replication::Physical,
+            database: &message.database,
+            user: &message.user,
+            known,
+        }
+    }
+
+    /// The client shows who it is, as auth_type or the record that fits it says.
+    async fn prove(
+        &mut self,
+        message: &StartupMessage,
+        secret: Option<Secret>,
+        outside: Option<Outside>,
+    ) -> Result<Proof, Farewell> {
+        let certified = self.stream.tls().and_then(TlsStream::peer_names);
+        let applicant = self.applicant(message, certified.as_deref(), secret.is_some());
+        let method = match (self.config.settings.auth_type, &outside) {
+            (_, Some(outside)) => outside.method(),
+            (AuthType::Cert, None) => {
+                applicant.is_certified(None)?;
+                return Ok(Proof::Nothing);
+            }
+            (AuthType::Hba, None) => {
+                match Box::pin(applicant.apply(&self.config.hba, self.shared.registry.dns())).await? {
+                    Asked::Dialogue(method) => method,
+                    Asked::Nothing => return Ok(Proof::Nothing),
+                }
+            }
+            (auth_type, None) => method_of(auth_type),
+        };
+        self.handshake(method, &message.user, secret, outside).await
+    }
+
+    async fn handshake(
+        &mut self,
+        method: Method,
+        user: &str,
+        secret: Option<Secret>,
+        mut outside: Option<Outside>,
+    ) -> Result<Proof, Farewell> {
+        if secret.is_none() && method != Method::Any && outside.is_none() {
+            tracing::info!(conn = ?lines::Tag::client(self.entered.card()), "{}", lines::no_such_user(user));
+        }
         let mut nonce = [0; 32];
         world::fill_random(&mut nonce).map_err(|_| Farewell::Internal("no random numbers"))?;
-        let mut handshake = Handshake::new(method, user, secret, nonce, &self.shared.keys);
+        let end_point = self.stream.tls().and_then(TlsStream::end_point);
+        let mut handshake = Handshake::new(method, user, secret, nonce, &self.shared.keys).bound_to(end_point);
         let mut step = handshake.step(Input::Begin);
         loop {
             step = match step {
@@ -178,7 +362,7 @@ impl Arrival {
                     self.send(&bytes).await?;
                     let len = self.password_message().await?;
                     let next = handshake.step(Input::Message(&self.inbox.fresh()[5..len]));
-                    self.inbox.skip(len);
+                    self.inbox.skip_secret(len);
                     next
                 }
                 Step::Derive(derivation) => {
@@ -187,6 +371,13 @@ impl Arrival {
                         .map_err(|_| Farewell::Internal("key derivation was given up"))?;
                     handshake.step(Input::Derived(keys))
                 }
+                Step::Ask(password) => {
+                    let right = match outside.take() {
+                        Some(outside) => Box::pin(self.ask_outside(outside, user, password)).await?,
+                        None => false,
+                    };
+                    handshake.step(Input::Answered(right))
+                }
                 Step::Accept { last, proof } => {
                     self.unsent.extend_from_slice(&last);
                     return Ok(proof);
@@ -194,6 +385,29 @@ impl Arrival {
                 Step::Deny(denial) => return Err(Farewell::Denied(denial)),
             };
         }
+    }
+
+    /// Is this the user's password? Nobody is asked for a client that leaves meanwhile.
+    async fn ask_outside(
+        &mut self,
+        outside: Outside,
+        user: &str,
+        password: Zeroizing<String>,
+    ) -> Result<bool, Farewell> {
+        let answer = match outside {
+            Outside::Ldap(options) => self.shared.directories.check(options, user.to_owned(), password),
+        };
+        let mut answer = std::pin::pin!(answer);
+        let (stream, inbox) = (&mut self.stream, &mut self.inbox);
+        let answer = std::future::poll_fn(|cx| match answer.as_mut().poll(cx) {
+            Poll::Ready(answer) => Poll::Ready(Ok(answer)),
+            Poll::Pending => stream.poll_gone(cx, inbox).map(|()| Err(Farewell::ClientGone)),
+        })
+        .await?;
+        if let Err(refusal) = &answer {
+            tracing::warn!(conn = ?lines::Tag::client(self.entered.card()), "{refusal}");
+        }
+        Ok(answer.is_ok())
     }
 
     /// Waits until a password message is whole in the inbox; its length.
@@ -218,54 +432,72 @@ impl Arrival {
         }
     }
 
-    async fn enter_pool(
-        &mut self,
-        message: &StartupMessage,
-        wishes: Vec<(String, String)>,
-        credential: Credential,
-        seat: Seat,
-    ) -> Result<Ready, Farewell> {
-        let registry = self.shared.registry.clone();
-        let admission = registry.admit(&message.database, &message.user).map_err(|denied| {
+    /// Counts the client in under its database and user, as far as their limits let it.
+    fn admit(&self, message: &StartupMessage) -> Result<Admission, Farewell> {
+        self.shared.registry.admit(&message.database, &message.user).map_err(|denied| {
             Farewell::Limit(match denied {
                 Denied::MaxDbClientConnections => "max_db_client_connections",
                 Denied::MaxUserClientConnections => "max_user_client_connections",
             })
-        })?;
+        })
+    }
+
+    async fn enter_pool(
+        &mut self,
+        message: &StartupMessage,
+        mut wishes: Vec<(String, String)>,
+        credential: Credential,
+        seat: Seat,
+    ) -> Result<Ready, Farewell> {
+        let registry = self.shared.registry.clone();
+        let admission = self.admit(message)?;
         let pool = registry.pool(&message.database, &message.user, &credential).map_err(|no| match no {
             NoPool::NoSuchDatabase => Farewell::NoSuchDatabase(message.database.clone()),
             NoPool::Disabled => Farewell::DatabaseDisabled(message.database.clone()),
-            _ => Farewell::Internal("bouncer resources exhaustion"),
+            NoPool::ShuttingDown => Farewell::ShuttingDown,
         })?;
         let names = Names { database: pool.database().clone(), user: pool.user().clone() };
         let _ = self.entered.card().pool.set(names);
         let member = pool.join();
-        let welcome = self.welcome(&pool).await?;
-        let mut wish = welcome.with_wishes(&wishes);
         if self.config.settings.application_name_add_host {
-            let name = wishes.iter().find(|(name, _)| name == "application_name").map_or("app", |(_, value)| value);
+            let known = wishes.iter().position(|(name, _)| name == "application_name");
+            let name = known.map_or("app".to_owned(), |at| wishes.swap_remove(at).1);
             let address = lines::Address(&self.entered.card().peer);
-            wish = wish.with("application_name", &format!("{name} - {address}"));
+            wishes.push(("application_name".to_owned(), format!("{name} - {address}")));
         }
+        let (welcome, wish, lease) = match message.replication {
+            Replication::Off => {
+                let welcome = self.welcome(&pool).await?;
+                let wish = welcome.with_wishes(&wishes);
+                (welcome, wish, None)
+            }
+            replication => {
+                wishes.extend(message.options.iter().map(|options| ("options".to_owned(), options.clone())));
+                let lease = self.dedicated(&pool, Start { replication, parameters: wishes }).await?;
+                (Arc::new(lease.parameters().clone()), lease.parameters().clone(), Some(lease))
+            }
+        };
         let wish = self.shared.interner.share(wish);
         if let Some(name) = wish.get("application_name") {
             let mut known = self.entered.card().application_name.lock().unwrap_or_else(PoisonError::into_inner);
             *known = Arc::from(name);
         }
-        let peer_id = u16::try_from(self.config.settings.peer_id).unwrap_or(0);
-        let entry = self
-            .shared
-            .cancels
-            .enter(self.entered.card(), || {
-                let mut random = [0; 8];
-                world::fill_random(&mut random)?;
-                Ok(CancelKey::new(random, peer_id))
-            })
-            .map_err(|_| Farewell::Internal("no cancel key"))?;
+        let entry = self.cancel_key()?;
         self.greet(&welcome, &wish, entry.key()).await?;
         bump(&pool.counters().shard(workers::current()).client_login_count, 1);
         let belongings = Belongings { member, admission, cancel: entry, seat };
-        Ok(Ready { pool, wish, belongings })
+        Ok(Ready { pool, wish, belongings, lease })
+    }
+
+    /// A key for requests to cancel.
+    fn cancel_key(&self) -> Result<Entry, Farewell> {
+        let peer_id = u16::try_from(self.config.settings.peer_id).unwrap_or(0);
+        let drawn = self.shared.cancels.enter(self.entered.card(), || {
+            let mut random = [0; 8];
+            world::fill_random(&mut random)?;
+            Ok(CancelKey::new(random, peer_id))
+        });
+        drawn.map_err(|_| Farewell::Internal("no cancel key"))
     }
 
     /// What the pool's servers report when they are new. A pool that never had a server has to get one first: then the
@@ -275,7 +507,9 @@ impl Arrival {
             return Ok(welcome);
         }
         let waiter = Waiter::new(self.entered.card().clone(), pool.clone());
-        match pool.ask(&waiter, workers::current(), world::now()) {
+        let now = world::now();
+        self.entered.card().set_request_at(now);
+        match pool.ask(&waiter, workers::current(), now) {
             Ask::Granted(lease) => lease.release_untouched(workers::current(), world::now()),
             Ask::Refused(refusal) => return Err(Farewell::Refused(refusal)),
             Ask::Waiting(mut ticket) => {
@@ -285,6 +519,27 @@ impl Arrival {
             }
         }
         pool.welcome().ok_or(Farewell::ServerCrashed(None))
+    }
+
+    /// A server for a replication client alone. It is opened now, not at the first request as PgBouncer does: so the
+    /// greeting tells what this server reports, a refusal comes at the login, and a role that may do nothing but
+    /// replicate needs no ordinary server first.
+    async fn dedicated(&mut self, pool: &Arc<Pool>, start: Start) -> Result<Lease, Farewell> {
+        let waiter = Waiter::dedicated(self.entered.card().clone(), pool.clone(), start);
+        let now = world::now();
+        self.entered.card().set_request_at(now);
+        match pool.ask_dedicated(&waiter, workers::current(), now) {
+            Ask::Granted(lease) => Ok(lease),
+            Ask::Refused(refusal) => Err(Farewell::Refused(refusal)),
+            Ask::Waiting(mut ticket) => {
+                let (stream, inbox) = (&mut self.stream, &mut self.inbox);
+                std::future::poll_fn(|cx| match ticket.poll() {
+                    Some(granted) => Poll::Ready(granted.map_err(Farewell::Refused)),
+                    None => stream.poll_gone(cx, inbox).map(|()| Err(Farewell::ClientGone)),
+                })
+                .await
+            }
+        }
     }
 
     async fn greet(&mut self, welcome: &ParameterSet, wish: &ParameterSet, key: &CancelKey) -> Result<(), Farewell> {
@@ -302,60 +557,24 @@ impl Arrival {
     }
 
     /// The console: by peer identity on a Unix socket, by name with auth_type=any, else with a password like anybody.
-    async fn console(&mut self, message: &StartupMessage) -> Result<Rights, Farewell> {
-        let settings = &self.config.settings;
-        let user = &message.user;
+    async fn console(&mut self, message: &mut StartupMessage) -> Result<Rights, Farewell> {
         self.entered.card().console.store(true, Relaxed);
-        let rights = Rights::of(user, settings.auth_type, &settings.admin_users, &settings.stats_users);
-        if user == admin::DATABASE && self.is_own_user() {
+        if message.user == admin::DATABASE && is_own_user(self.entered.card()) {
             tracing::info!(conn = ?lines::Tag::client(self.entered.card()), "pgbouncer access from unix socket");
             return Ok(Rights::Admin);
         }
-        let method = method_of(settings.auth_type);
-        if method != Method::Any {
-            let secret = self.config.secrets.find(user).map(Secret::parse);
-            self.handshake(method, user, secret).await?;
-        }
-        rights.ok_or(Farewell::NotAllowed)
-    }
-
-    /// Is this a Unix socket whose other end runs as the user we run as?
-    fn is_own_user(&self) -> bool {
-        match self.entered.card().peer {
-            Endpoint::Unix { uid: Some(uid), .. } => uid == rustix::process::getuid().as_raw(),
-            _ => false,
-        }
-    }
-
-    async fn cancel(&mut self, pid: i32, secret: &[u8]) {
-        let tag = lines::Tag::client(self.entered.card());
-        let Some(client) = CancelKey::from_request(pid, secret).and_then(|key| self.shared.cancels.find(&key)) else {
-            tracing::debug!(conn = ?tag, "cancel request with an unknown key");
-            return;
+        let outside = self.outside(message).await?;
+        let found = match outside {
+            Some(_) => Found::default(),
+            None => self.find_user(message).await?,
         };
+        if let Err(farewell) = self.prove(message, found.secret, outside).await {
+            self.doubt(found.asked_as, message);
+            return Err(farewell);
+        }
         let settings = &self.config.settings;
-        let tcp = TcpOptions::from_settings(settings);
-        let pool = self.pool_of(&client);
-        let settled = |_| {
-            if let Some(pool) = &pool {
-                pool.cancel_settled();
-            }
-        };
-        let _counted = pool.as_ref().map(|pool| CountedCancel::new(pool.clone()));
-        match forward(&client, &self.shared.roster, &tcp, settings.cancel_wait_timeout, settled).await {
-            Outcome::Told => tracing::debug!(conn = ?lines::Tag::client(&client), "cancel request forwarded"),
-            Outcome::NothingRuns => tracing::debug!(conn = ?lines::Tag::client(&client), "nothing to cancel"),
-            Outcome::Failed(error) => {
-                tracing::warn!(conn = ?lines::Tag::client(&client), "cancel request failed: {error}");
-            }
-        }
-    }
-
-    /// The pool a client is a member of.
-    fn pool_of(&self, client: &ClientCard) -> Option<Arc<Pool>> {
-        let names = client.pool.get()?;
-        let pools = self.shared.registry.pools();
-        pools.into_iter().find(|pool| *pool.database() == names.database && *pool.user() == names.user)
+        let rights = Rights::of(&message.user, settings.auth_type, &settings.admin_users, &settings.stats_users);
+        rights.ok_or(Farewell::NotAllowed)
     }
 
     async fn send(&mut self, bytes: &[u8]) -> Result<(), Farewell> {
@@ -366,18 +585,27 @@ impl Arrival {
 
     fn log_attempt(&self, message: &StartupMessage) {
         if self.config.settings.log_connections {
-            let replication = match message.replication {
-                Replication::Off => lines::Replication::No,
-                Replication::Physical => lines::Replication::Physical,
-                Replication::Logical => lines::Replication::Logical,
-            };
-            let line = lines::login_attempt(&message.database, &message.user, None, replication);
+            let card = self.entered.card();
+            let tls = card.tls.get().map(|tls| &**tls);
+            let line = lines::login_attempt(&message.database, &message.user, tls, message.replication);
             tracing::info!(conn = ?lines::Tag::client(self.entered.card()), "{line}");
         }
     }
 
     fn log_failure(&self, farewell: &Farewell) {
-        let refused = matches!(farewell, Farewell::Denied(_) | Farewell::NotAllowed | Farewell::NoSuchDatabase(_));
+        if let Farewell::Denied(Denial { kind: DenialKind::SaslFailed, .. }) = farewell {
+            // PgBouncer has this line for SCRAM alone; for the others the error sent to the client says it.
+            let tag = lines::Tag::client(self.entered.card());
+            tracing::error!(conn = ?tag, "{}", lines::PASSWORD_FAILED);
+        }
+        let refused = matches!(
+            farewell,
+            Farewell::Denied(_)
+                | Farewell::Unproven(_)
+                | Farewell::NotAllowed
+                | Farewell::NoSuchDatabase(_)
+                | Farewell::NoSuchUser
+        );
         if refused && self.config.settings.log_connections {
             let (database, user) = self.entered.card().names();
             let tag = lines::Tag::client(self.entered.card());
@@ -386,6 +614,14 @@ impl Arrival {
                 tracing::debug!(conn = ?tag, ?kind, "login denied: {why}");
             }
         }
+    }
+}
+
+/// Is this a Unix socket whose other end runs as the user we run as?
+pub(super) fn is_own_user(card: &ClientCard) -> bool {
+    match card.peer {
+        Endpoint::Unix { uid: Some(uid), .. } => uid == rustix::process::getuid().as_raw(),
+        _ => false,
     }
 }
 
@@ -408,24 +644,6 @@ fn poll_welcome(
         return Poll::Ready(Ok(()));
     }
     stream.poll_gone(cx, inbox).map(|()| Err(Farewell::ClientGone))
-}
-
-/// One cancel request under way, for SHOW POOLS.
-struct CountedCancel {
-    pool: Arc<Pool>,
-}
-
-impl CountedCancel {
-    fn new(pool: Arc<Pool>) -> CountedCancel {
-        pool.cancel_requests().active.fetch_add(1, Relaxed);
-        CountedCancel { pool }
-    }
-}
-
-impl Drop for CountedCancel {
-    fn drop(&mut self) {
-        self.pool.cancel_requests().active.fetch_sub(1, Relaxed);
-    }
 }
 
 /// The dialogue for an auth_type. The configuration refuses the types that have none yet.

@@ -5,31 +5,47 @@
 //!                 └► cancel request, console
 //! ```
 //!
-//! - `hello` the first packets: TLS and GSS refused, cancel, or startup
+//! - `hello` the first packets: TLS taken up, GSS refused, cancel, or startup
 //! - `login` drives `auth::Handshake`, finds the pool, greets
+//! - [`auth_query`] asks a server for the secrets of users who are not in auth_file
+//! - `records` auth_type hba: which record fits, and the methods peer and cert
 //! - `session` ★ the loop: rest → request → acquire → relay → release; all safe points
 //! - `relay` ★ both directions between one client and one server until at rest
 //! - `prepared` the relay's part that renames prepared statements
+//! - `replication` a client that has a server of its own
+//! - `showing` who answers to SHOW FDS
+//! - [`handover`] a client as it goes to a successor and comes from a predecessor
 //! - `console` a client whose server is us
+//! - `canceler` a connection with a request to cancel: to the server, or on to a peer
+//! - [`throttle`] how many logins an address may try
 //! - [`overdue`] the timeouts of clients, for the janitor
 //! - [`farewell`] every reason a client is refused or dropped, and its words
 
+pub mod auth_query;
+mod canceler;
 mod console;
 pub mod farewell;
+pub mod handover;
 mod hello;
 mod login;
 pub mod overdue;
 mod prepared;
+mod records;
 mod relay;
+mod replication;
 mod session;
+mod showing;
+pub mod throttle;
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 
 use crate::admin;
 use crate::auth::KeyCache;
 use crate::cancel::table::CancelTable;
+use crate::net::ldap::Directories;
+use crate::net::listen::Listeners;
 use crate::net::stream::{Raw, Stream};
 use crate::net::workers::{Carried, Workers};
 use crate::net::world;
@@ -38,7 +54,9 @@ use crate::protocol::parameters::Tracked;
 use crate::protocol::shared::{Catalogue, Interner};
 use crate::stats::lines;
 use crate::stats::roster::{ClientCard, Endpoint, Roster};
+use replication::Replica;
 use session::{Client, Leaving};
+use throttle::Throttle;
 
 /// What all clients share.
 pub struct Shared {
@@ -60,9 +78,20 @@ pub struct Shared {
     pub tracked: Tracked,
     /// What the consoles share.
     pub console: Arc<admin::Context>,
+    /// Checks passwords with LDAP directories.
+    pub directories: Directories,
+    /// What auth_query said of users, as long as it is good.
+    pub looked_up: auth_query::LookedUp,
     /// Clients that count against max_client_conn.
     pub seats: Arc<Seats>,
+    /// Which addresses try to log in too often.
+    pub throttle: Mutex<Throttle>,
+    /// The sockets that clients arrive at.
+    pub listeners: Listeners,
 }
+
+/// What a logged-in client takes by itself, in bytes, beside its card.
+pub const SESSION_BYTES: usize = size_of::<Client>();
 
 /// Clients that count against max_client_conn: those past their startup message, the console's not.
 #[derive(Debug, Default)]
@@ -104,25 +133,24 @@ pub async fn serve(shared: Arc<Shared>, socket: Raw, peer: Endpoint, local: Endp
     let card = ClientCard::new(id, peer, local, world::wall_clock(), world::now());
     card.set_worker(carried.worker());
     let entered = shared.roster.enter_client(card);
-    let card = entered.card().clone();
-    let farewell = match Box::pin(login::log_in(shared.clone(), entered, stream)).await {
+    match Box::pin(login::log_in(shared, entered, stream)).await {
         login::LoggedIn::Client(client) => {
             tokio::spawn(serve_session(client, carried));
-            return;
+        }
+        login::LoggedIn::Replica(replica) => {
+            tokio::spawn(serve_replica(replica, carried));
         }
         login::LoggedIn::Console(console) => Box::pin(console.run()).await,
-        login::LoggedIn::Nobody(farewell) => farewell,
-        login::LoggedIn::Canceler => return,
-    };
-    log_farewell(&shared, &card, &farewell);
+        login::LoggedIn::Nobody => {}
+    }
 }
 
 /// Serves a logged-in client, until it leaves or moves to another worker.
 async fn serve_session(mut client: Box<Client>, mut carried: Carried) {
     match client.run().await {
         Leaving::For(farewell) => {
+            Box::pin(log_farewell(&client.shared, client.card(), &farewell)).await;
             client.say_farewell(&farewell);
-            log_farewell(&client.shared, client.card(), &farewell);
         }
         Leaving::ToWorker(worker) => {
             carried.move_to(worker);
@@ -132,24 +160,39 @@ async fn serve_session(mut client: Box<Client>, mut carried: Carried) {
     }
 }
 
+/// Serves a replication client to its end. It stays on its worker, whose load it is part of until then.
+async fn serve_replica(mut replica: Box<Replica>, _carried: Carried) {
+    let farewell = replica.run().await;
+    let client = replica.client();
+    log_farewell(&client.shared, client.card(), &farewell).await;
+    client.say_farewell(&farewell);
+}
+
 /// As [`serve_session`], for a client that comes from another worker. Boxed, because it may move on from there.
 fn serve_moved(mut client: Box<Client>, carried: Carried) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     Box::pin(async move {
         match client.stream.move_here() {
             Ok(()) => serve_session(client, carried).await,
-            Err(_) => log_farewell(&client.shared, client.card(), &farewell::Farewell::ClientGone),
+            Err(_) => log_farewell(&client.shared, client.card(), &farewell::Farewell::ClientGone).await,
         }
     })
 }
 
-fn log_farewell(shared: &Shared, card: &ClientCard, farewell: &farewell::Farewell) {
+/// Logs why a client leaves. Where it is to be told, this ends only when the log has it (or after a moment): who looks
+/// into the log because of what a client says finds it there.
+async fn log_farewell(shared: &Shared, card: &ClientCard, farewell: &farewell::Farewell) {
     let config = shared.registry.config();
     let tag = lines::Tag::client(card);
     if !farewell.is_quiet() && config.settings.log_pooler_errors {
         tracing::warn!(conn = ?tag, "{}", lines::pooler_error(&farewell.text()));
     }
-    if config.settings.log_disconnections {
+    // Who leaves without a word is probably a probe of some monitoring, and PgBouncer is silent about it too.
+    let probe = matches!(farewell, farewell::Farewell::ClientGone) && card.names.get().is_none();
+    if config.settings.log_disconnections && !probe {
         let age = world::now().since(card.connected);
         tracing::info!(conn = ?tag, "{}", lines::closing(&farewell.text(), age));
+    }
+    if !farewell.is_quiet() {
+        shared.console.process.log_written().await;
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! | setting | runs while | from |
 //! |---|---|---|
-//! | client_login_timeout | the client logs in | the accept |
+//! | client_login_timeout | the client logs in, and does not wait for a server | the accept |
 //! | client_idle_timeout | it has no server and waits for none | its last rest |
 //! | query_timeout | its server owes it something, or it is in line for one | the request |
 //! | transaction_timeout | it is in a transaction | the transaction's first request |
@@ -54,12 +54,17 @@ impl Deadlines {
         let over = |limit: Duration, since: Option<Moment>| {
             !limit.is_zero() && since.is_some_and(|since| now.since(since) > limit)
         };
+        if card.state() == ClientState::Waiting && over(self.query, Some(card.request_at())) {
+            return Some(Order::QueryTimeoutInLine);
+        }
         if !card.logged_in.load(Relaxed) {
-            return over(self.login, Some(card.connected)).then_some(Order::ClientLoginTimeout);
+            // Who waits for a server has done its part of the login; query_wait_timeout holds for it.
+            let waits = card.state() == ClientState::Waiting;
+            return (!waits && over(self.login, Some(card.connected))).then_some(Order::ClientLoginTimeout);
         }
         if card.link() == 0 {
             if card.state() == ClientState::Waiting {
-                return over(self.query, Some(card.request_at())).then_some(Order::QueryTimeoutInLine);
+                return None;
             }
             return over(self.idle, card.rest_at()).then_some(Order::ClientIdleTimeout);
         }

@@ -16,8 +16,9 @@ use std::sync::Arc;
 use super::relay::{Fault, Relay};
 use crate::protocol::outstanding::{Action, Due, Kind, Undo};
 use crate::protocol::rename::{self, BindNames};
-use crate::protocol::statements::{SERVER_NAME_PREFIX, Statement, StatementError, drops_all_statements};
+use crate::protocol::statements::{Statement, StatementError, drops_all_statements};
 use crate::stats::counters::bump;
+use crate::stats::lines;
 use crate::wire::framing::{HEADER_LEN, Header, MESSAGE_LEN_MAX, Partial};
 use crate::wire::{Frontend, backend};
 
@@ -114,7 +115,13 @@ fn parse(relay: &mut Relay<'_>, len: usize) -> Result<Change, Fault> {
     };
     let statement = relay.client.shared.catalogue.statement(parse.body);
     let name: Box<[u8]> = parse.name.into();
-    relay.client.statements.insert(&name, statement.clone())?;
+    if let Err(error) = relay.client.statements.insert(&name, statement.clone()) {
+        if matches!(error, StatementError::NameInUse) {
+            let tag = lines::Tag::client(relay.client.card());
+            tracing::error!(conn = ?tag, "{}", lines::already_prepared(&name));
+        }
+        return Err(error.into());
+    }
     relay.client.note_statement_count();
     bump(&relay.client.counters().client_parse_count, 1);
     relay.to_server.take_run(&mut relay.client.inbox);
@@ -133,10 +140,7 @@ fn bind(relay: &mut Relay<'_>, len: usize) -> Result<Change, Fault> {
     let statement = match rename::bind(&fresh[HEADER_LEN..len])? {
         BindNames::Unnamed => return Ok(Change::None),
         BindNames::Incomplete => return Err(Fault::Broken("Bind")),
-        BindNames::Named(bind) => match known(relay, bind.statement)? {
-            Some(statement) => statement,
-            None => return Ok(Change::None),
-        },
+        BindNames::Named(bind) => relay.client.statements.find(bind.statement)?.clone(),
     };
     bump(&relay.client.counters().bind_count, 1);
     ensure(relay, &statement);
@@ -153,7 +157,7 @@ fn describe(relay: &mut Relay<'_>, len: usize) -> Result<Change, Fault> {
     let Some(name) = rename::describe(&relay.client.inbox.fresh()[HEADER_LEN..len])? else {
         return Ok(Change::None);
     };
-    let Some(statement) = known(relay, name)? else { return Ok(Change::None) };
+    let statement = relay.client.statements.find(name)?.clone();
     ensure(relay, &statement);
     rename::put_describe(relay.to_server.bytes(), &statement);
     relay.server.exchange.ask_extended(Due::forward(Kind::Describe));
@@ -172,16 +176,6 @@ fn close(relay: &mut Relay<'_>, len: usize) -> Result<Change, Fault> {
     relay.server.exchange.ask_extended(due);
     write_fakes(relay);
     Ok(Change::Replaced)
-}
-
-/// The statement a client means. One that it has not prepared is for the server to refuse, in its own words and with
-/// all that follows from it in the transaction; but for a name of ours, which another client's statement may have.
-fn known(relay: &Relay<'_>, name: &[u8]) -> Result<Option<Arc<Statement>>, Fault> {
-    match relay.client.statements.find(name) {
-        Ok(statement) => Ok(Some(statement.clone())),
-        Err(_) if !name.starts_with(SERVER_NAME_PREFIX.as_bytes()) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// Sees to it that the server has the statement before what is sent next.

@@ -17,11 +17,13 @@ use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 
+use super::handover::Progress;
 use super::prepared;
 use super::session::{Client, Mode};
 use crate::net::buffers::{Inbox, Outbox};
 use crate::net::stream::Stream;
 use crate::net::world;
+use crate::pool::suspension::Phase;
 use crate::protocol::exchange::{TransactionStatus, Verdict};
 use crate::protocol::outstanding::Kind;
 use crate::protocol::parameters;
@@ -106,6 +108,17 @@ impl<'a> Relay<'a> {
         }
     }
 
+    /// A relay between two that have nothing to do yet.
+    pub(super) fn resting(client: &'a mut Client, server: &'a mut Server) -> Relay<'a> {
+        Relay { client, server, to_server: Outbox::default(), query_start: None, xact_start: None, begun: false }
+    }
+
+    /// A relay that began in a predecessor.
+    pub(super) fn inherited(client: &'a mut Client, server: &'a mut Server, progress: Progress) -> Relay<'a> {
+        let Progress { begun, query_start, xact_start } = progress;
+        Relay { client, server, to_server: Outbox::default(), query_start, xact_start, begun }
+    }
+
     /// Relays until there is a reason to stop. When it is [`Ended::AtRest`], the client may still have bytes in its
     /// outbox: a slow reader does not keep a server.
     ///
@@ -119,10 +132,13 @@ impl<'a> Relay<'a> {
     }
 
     /// `Err` ends the relay, `Ok` waits: every socket that could move it on has been asked and will wake us.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
         let order = self.client.card().order();
         if order != Order::None {
-            return Err(Ended::Ordered(order));
+            match self.heed(order)? {
+                Phase::Running => {}
+                phase => return self.poll_to_edge(cx, phase),
+            }
         }
         if self.must_leave_server() {
             return Err(Ended::ServerUnwanted);
@@ -141,13 +157,101 @@ impl<'a> Relay<'a> {
         Ok(())
     }
 
-    /// server_fast_close: does a session end because its server is marked to be closed?
+    /// There is an order on the client's card: it ends the relay, or has to do with a suspension. Says how far that is.
+    #[cold]
+    fn heed(&mut self, order: Order) -> Result<Phase, Ended> {
+        if order.dismisses() {
+            return Err(Ended::Ordered(order));
+        }
+        let phase = self.client.suspension_phase();
+        let progress = Progress { begun: self.begun, query_start: self.query_start, xact_start: self.xact_start };
+        self.client.show_if_asked(Some((&*self.server, progress)));
+        Ok(phase)
+    }
+
+    /// As [`Relay::poll`] while there is a suspension: the client is read to the end of its message and no further;
+    /// once frozen, so is the server. With nothing left in hand the task keeps still.
+    #[cold]
+    fn poll_to_edge(&mut self, cx: &mut Context<'_>, phase: Phase) -> Result<(), Ended> {
+        self.poll_forth_to_edge(cx)?;
+        if phase == Phase::Frozen {
+            self.poll_back_to_edge(cx)?;
+        } else {
+            let mut reads_left = self.client.limits.reads_per_turn;
+            self.poll_back(cx, &mut reads_left)?;
+            if reads_left == 0 {
+                cx.waker().wake_by_ref();
+            }
+        }
+        if self.may_part() {
+            self.keep_rest_of_answer();
+            return Err(Ended::AtRest);
+        }
+        let client = &*self.client;
+        let nothing_in_hand = self.to_server.is_empty()
+            && client.inbox.is_empty()
+            && client.outbox.is_empty()
+            && self.server.inbox.is_empty()
+            && client.framer.between_messages()
+            && self.server.framer.between_messages();
+        client.card().frozen.store(phase == Phase::Frozen && nothing_in_hand, Relaxed);
+        Ok(())
+    }
+
+    fn poll_forth_to_edge(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
+        loop {
+            self.look_at_client()?;
+            match flush(&mut self.server.stream, cx, &mut self.to_server, &mut self.client.inbox) {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                Err(error) => return Err(self.last_words(cx, error)),
+            }
+            let client = &mut *self.client;
+            let missing = client.framer.missing(client.inbox.fresh());
+            let missing = missing.map_err(|broken| Ended::ClientAtFault(Fault::BadHeader(broken.to_string())))?;
+            if missing == 0 {
+                return Ok(());
+            }
+            match client.stream.poll_fill_at_most(cx, &mut client.inbox, missing) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Ok(0) | Err(_)) => return Err(Ended::ClientGone),
+                Poll::Ready(Ok(len)) => client.count_received(len),
+            }
+        }
+    }
+
+    fn poll_back_to_edge(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
+        loop {
+            self.look_at_server()?;
+            match flush(&mut self.client.stream, cx, &mut self.client.outbox, &mut self.server.inbox) {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                Err(_) => return Err(Ended::ClientGone),
+            }
+            let server = &mut *self.server;
+            let missing = server.framer.missing(server.inbox.fresh());
+            let missing = missing.map_err(|_| Ended::ServerAtFault("bad packet header from server"))?;
+            if missing == 0 {
+                return Ok(());
+            }
+            match server.stream.poll_fill_at_most(cx, &mut server.inbox, missing) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Ok(0)) => return Err(Ended::ServerGone(io::ErrorKind::UnexpectedEof.into())),
+                Poll::Ready(Err(error)) => return Err(Ended::ServerGone(error)),
+                Poll::Ready(Ok(len)) => self.client.count_sent(len),
+            }
+        }
+    }
+
+    /// server_fast_close: does a session end because its server is marked to be closed? The setting is asked for anew:
+    /// a session comes to no safe point where it would learn of a change.
     #[inline]
     fn must_leave_server(&self) -> bool {
+        // Rare enough to ask the rules in force: a session has no safe point at which it takes new ones.
         self.client.mode == Mode::Session
-            && self.client.limits.server_fast_close
             && self.server.card().close_needed.load(Relaxed)
             && self.server.exchange.at_rest()
+            && self.client.pool.rules().server_fast_close
     }
 
     /// May the server change hands? Everything the client sent is with it, everything it owed is on its way to the
@@ -408,6 +512,9 @@ impl<'a> Relay<'a> {
                 self.xact_start = Some(now);
             } else {
                 self.client.card().set_xact_at(None);
+                if self.client.mode == Mode::Session {
+                    self.client.settle_tally();
+                }
             }
             return Ok(());
         }

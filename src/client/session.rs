@@ -11,26 +11,30 @@
 //! Only at a safe point do a reload, a drain and KILL take effect without harm. Whoever wants this client to stop
 //! leaves an order on its card. Nothing here sets a timer: `app::janitor` looks at the cards.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::io;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
 
 use super::Shared;
-use super::farewell::Farewell;
+use super::farewell::{Codes, Farewell};
 use super::relay::{Ended, Relay};
+use crate::cancel::key::CancelKey;
 use crate::config::PoolMode;
 use crate::net::buffers::{Inbox, Outbox};
 use crate::net::stream::Stream;
 use crate::net::{workers, world};
+use crate::pool::suspension::Phase;
 use crate::pool::{Admission, Ask, Lease, Member, Pool, Rules, Ticket, Waiter};
 use crate::protocol::parameters::{self, ParameterSet};
 use crate::protocol::statements::ClientStatements;
 use crate::server::check::run_query;
 use crate::server::{Server, TidyError};
 use crate::stats::counters::{Shard, bump};
+use crate::stats::lines;
 use crate::stats::roster::{ClientCard, EnteredClient, Order};
 use crate::wire::error::{self, sqlstate};
-use crate::wire::framing::Framer;
+use crate::wire::framing::{Framer, HEADER_LEN};
 use crate::wire::frontend::{Sent, sent_at_rest};
 
 /// How long a client keeps a server.
@@ -78,8 +82,6 @@ pub(crate) struct Limits {
     pub(crate) message_len_max: usize,
     /// disable_pqexec.
     pub(crate) disable_pqexec: bool,
-    /// server_fast_close.
-    pub(crate) server_fast_close: bool,
     /// max_prepared_statements; 0 in session mode, where names need no care.
     pub(crate) prepared_statements_max: usize,
 }
@@ -114,7 +116,7 @@ pub(crate) struct Client {
     waiter: Arc<Waiter>,
     /// Struck off the roster, out of the pool, out of the limits and out of the cancel table on drop.
     entered: EnteredClient,
-    _belongings: Belongings,
+    belongings: Belongings,
 }
 
 /// What a logged-in client holds and gives up by being dropped.
@@ -153,7 +155,7 @@ impl Client {
             wish,
             entered,
             shared,
-            _belongings: belongings,
+            belongings,
         };
         client.obey_rules();
         client
@@ -161,6 +163,14 @@ impl Client {
 
     pub(crate) fn card(&self) -> &Arc<ClientCard> {
         self.entered.card()
+    }
+
+    pub(super) fn waiter(&self) -> &Arc<Waiter> {
+        &self.waiter
+    }
+
+    pub(super) fn cancel_key(&self) -> CancelKey {
+        *self.belongings.cancel.key()
     }
 
     pub(crate) fn renames_statements(&self) -> bool {
@@ -180,7 +190,8 @@ impl Client {
         self.tally.sent += len as u64;
     }
 
-    /// Adds what was counted to the pool's counters.
+    /// Adds what was counted to the pool's counters: when the server is given back, and in a session after each
+    /// transaction.
     pub(crate) fn settle_tally(&mut self) {
         let counters = self.counters();
         bump(&counters.bytes_received, self.tally.received);
@@ -212,7 +223,6 @@ impl Client {
             reads_per_turn: rules.sbuf_loopcnt.checked_sub(1).map_or(u32::MAX, |count| count.saturating_add(3)),
             message_len_max: usize::try_from(rules.max_packet_size).unwrap_or(usize::MAX),
             disable_pqexec: rules.disable_pqexec,
-            server_fast_close: rules.server_fast_close,
             prepared_statements_max: match self.mode {
                 Mode::Session => 0,
                 _ => usize::try_from(rules.max_prepared_statements).unwrap_or(usize::MAX),
@@ -220,15 +230,41 @@ impl Client {
         };
     }
 
-    /// Serves the client until it leaves, must leave, or is to go on elsewhere.
-    pub(crate) async fn run(&mut self) -> Leaving {
+    /// Keeps one server for as long as it stays, whatever the pool's mode says.
+    pub(crate) fn keep_server(&mut self) {
+        self.mode = Mode::Session;
+        self.limits.prepared_statements_max = 0;
+    }
+
+    /// Adds what was counted to the pool's counters; says whether the client sent anything.
+    pub(crate) fn settle_turn(&mut self) -> bool {
+        let heard = self.tally.received > 0;
+        if heard || self.tally.sent > 0 {
+            self.settle_tally();
+        }
+        heard
+    }
+
+    /// The first step of the calling task: the client is logged in, and orders on its card wake this task.
+    pub(crate) async fn begin(&mut self) {
         self.entered.logged_in();
-        self.card().set_rest_at(Some(world::now()));
         std::future::poll_fn(|cx| {
             self.card().set_waker(cx.waker());
             Poll::Ready(())
         })
         .await;
+        if self.shared.registry.suspension().is_on() {
+            // It was called before anybody listened.
+            self.card().give_order(Order::Heed);
+        }
+    }
+
+    /// Serves the client until it leaves, must leave, or is to go on elsewhere.
+    pub(crate) async fn run(&mut self) -> Leaving {
+        if self.card().rest_at().is_none() {
+            self.card().set_rest_at(Some(world::now()));
+        }
+        self.begin().await;
         loop {
             if let Err(leaving) = self.serve_one().await {
                 self.settle_tally();
@@ -271,9 +307,11 @@ impl Client {
     /// Waits at a safe point for something that wants an answer.
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Farewell>> {
         let order = self.card().order();
-        if order != Order::None {
-            return Poll::Ready(Err(Farewell::ordered(order)));
-        }
+        let suspended = match order {
+            Order::None => false,
+            Order::Heed => self.heed() != Phase::Running,
+            order => return Poll::Ready(Err(Farewell::ordered(order))),
+        };
         loop {
             while !self.outbox.is_empty() {
                 match self.stream.poll_send(cx, self.outbox.pending()) {
@@ -293,7 +331,11 @@ impl Client {
                 }
                 Err(broken) => return Poll::Ready(Err(Farewell::BadPacket(broken.to_string()))),
             }
-            match self.stream.poll_fill(cx, &mut self.inbox) {
+            let filled = match suspended {
+                false => self.stream.poll_fill(cx, &mut self.inbox),
+                true => self.poll_fill_to_edge(cx),
+            };
+            match filled {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Farewell::ClientGone)),
                 Poll::Ready(Ok(len)) => self.count_received(len),
@@ -301,9 +343,45 @@ impl Client {
         }
     }
 
+    /// What [`Order::Heed`] is for: somebody wants to see this client, or a suspension begins or ends. Says how far
+    /// that is; the order stands while there is one.
+    #[cold]
+    fn heed(&self) -> Phase {
+        let phase = self.suspension_phase();
+        self.show_if_asked(None);
+        phase
+    }
+
+    /// As [`Client::heed`], without showing anything.
+    pub(super) fn suspension_phase(&self) -> Phase {
+        let suspension = self.shared.registry.suspension();
+        if !suspension.is_on() {
+            self.card().frozen.store(false, Relaxed);
+            self.card().heeded();
+            if suspension.is_on() {
+                self.card().give_order(Order::Heed);
+            }
+        }
+        suspension.phase()
+    }
+
+    /// While there is a suspension: reads to the end of the message that has begun, and at its end keeps still.
+    #[cold]
+    fn poll_fill_to_edge(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        match self.framer.missing(self.inbox.fresh()) {
+            Ok(0) => {
+                self.card().frozen.store(true, Relaxed);
+                Poll::Pending
+            }
+            Ok(missing) => self.stream.poll_fill_at_most(cx, &mut self.inbox, missing),
+            Err(broken) => Poll::Ready(Err(io::Error::other(broken))),
+        }
+    }
+
     /// Stands in line. The client's socket is watched meanwhile: who leaves, leaves the line.
     async fn wait(&mut self, ticket: Ticket) -> Result<Lease, Farewell> {
         let mut ticket = ticket;
+        self.card().set_held(self.inbox.fresh().len());
         std::future::poll_fn(|cx| self.poll_wait(&mut ticket, cx)).await
     }
 
@@ -343,7 +421,14 @@ impl Client {
         let Some(sets) = parameters::difference(&mut self.wish, &lease.parameters, &shared.tracked) else {
             return Ok(lease);
         };
-        match self.run_on(&mut lease, &sets).await? {
+        // Without the header and the NUL at the end.
+        let sql = sets.get(HEADER_LEN..sets.len() - 1).unwrap_or_default();
+        tracing::debug!(conn = ?lines::Tag::server(lease.card()), "{}", lines::parameters_set(sql));
+        // A request to cancel that comes now is too early: it would stop the SETs, and the client would have to leave.
+        lease.card().setting_parameters.store(true, SeqCst);
+        let set = self.run_on(&mut lease, &sets).await?;
+        lease.card().setting_parameters.store(false, SeqCst);
+        match set {
             Ok(()) => {}
             Err(TidyError::Failed(message)) => {
                 lease.close("parameter refused");
@@ -356,7 +441,13 @@ impl Client {
         }
         // The server may spell a value its own way: what it says from now on is what the client wants.
         shared.interner.share_in_place(&mut lease.parameters);
+        let wished = self.wish.clone();
         parameters::adopt(&mut self.wish, &lease.parameters, &shared.tracked);
+        for (name, value) in self.wish.iter() {
+            if let Some(before) = wished.get(name).filter(|before| *before != value) {
+                tracing::debug!(conn = ?lines::Tag::client(self.card()), "{}", lines::canonical(name, before, value));
+            }
+        }
         shared.interner.share_in_place(&mut self.wish);
         Ok(lease)
     }
@@ -377,8 +468,11 @@ impl Client {
     /// Ready when a client that waits for us is ordered away or leaves.
     fn poll_stays(&mut self, cx: &mut Context<'_>) -> Poll<Farewell> {
         let order = self.card().order();
-        if order != Order::None {
+        if order.dismisses() {
             return Poll::Ready(Farewell::ordered(order));
+        }
+        if order == Order::Heed {
+            self.heed();
         }
         let before = self.inbox.fresh().len();
         let gone = self.stream.poll_gone(cx, &mut self.inbox);
@@ -387,7 +481,7 @@ impl Client {
     }
 
     /// Gives the server back, or drops it; says whether the client goes on.
-    fn part(&mut self, lease: Lease, ended: Ended) -> Result<(), Farewell> {
+    pub(super) fn part(&mut self, lease: Lease, ended: Ended) -> Result<(), Farewell> {
         let card = self.card();
         card.set_idle_in_xact_at(None);
         card.set_xact_at(None);
@@ -414,7 +508,7 @@ impl Client {
 
     /// Is the server of a client that has left fit for the next: at rest, and not in the middle of a message of this
     /// one's?
-    fn leaves_clean(&self, server: &Server) -> bool {
+    pub(crate) fn leaves_clean(&self, server: &Server) -> bool {
         server.exchange.at_rest()
             && server.framer.between_messages()
             && self.framer.between_messages()
@@ -430,7 +524,8 @@ impl Client {
 
     /// Last words, as far as the socket takes them at once.
     pub(crate) fn say_farewell(&mut self, farewell: &Farewell) {
-        if let Some(message) = farewell.message() {
+        let codes = Codes::of(&self.shared.registry.config().settings);
+        if let Some(message) = farewell.message(codes) {
             let mut out = self.outbox.pending().to_vec();
             out.extend_from_slice(&message);
             self.stream.send_parting(&out);

@@ -37,6 +37,17 @@ pub struct Group {
     pub keys: Vec<Entry>,
 }
 
+/// A user whom the environment names with a password or stored secret.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Login {
+    /// The user.
+    pub user: String,
+    /// The password or stored secret; an empty one admits nobody who needs a password.
+    pub secret: Secret,
+    /// Where it stands.
+    pub place: Place,
+}
+
 /// Everything that was written, later parts overriding earlier ones.
 #[derive(Clone, Debug, Default)]
 pub struct Draft {
@@ -48,8 +59,8 @@ pub struct Draft {
     pub users: Vec<Group>,
     /// `[peers]`.
     pub peers: Vec<Group>,
-    /// The user and password of `DATABASE_URL`, which are good for logging in too.
-    pub login: Option<(String, Secret)>,
+    /// Users of the environment, who may log in where `auth_file` does not know them; the last word on each counts.
+    pub logins: Vec<Login>,
     /// The files read so far, in order, by their names in messages.
     pub files: Vec<Arc<str>>,
     /// What is wrong so far.

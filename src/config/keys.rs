@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::table::settings;
-use super::values::{Commas, DatabaseName, Hidden, Kind, List, Optional, Seconds};
+use super::values::{Commas, Hidden, Kind, List, Optional, Seconds};
 use super::words::{LoadBalanceHosts, PoolMode, Word};
 
 settings! {
@@ -16,50 +16,50 @@ settings! {
 
     Pgbouncer {
         /// The database's name at the server; left out, the name clients use.
-        dbname: Optional, "", Reload, Now;
+        dbname: Optional, "", Reload;
         /// Hosts, separated by commas: names, IP addresses, or directories of Unix sockets (@ for abstract ones). Left
         /// out, the Unix socket in unix_socket_dir.
-        host: Hosts, "", Reload, Now;
+        host: Hosts, "", Reload;
         /// The port of all hosts, or as many ports as hosts, separated by commas.
-        port: Ports = "5432", "", Reload, Now;
+        port: Ports = "5432", "", Reload;
         /// The user to log in as, whoever the client is; such a database has one pool.
-        user: Optional, "", Reload, Now;
+        user: Optional, "", Reload;
         /// The password of that user, where auth_file has none.
-        password: Hidden, "", Reload, Now;
+        password: Hidden, "", Reload;
         /// In place of the process's auth_user.
-        auth_user: Optional, "", Reload, Later;
+        auth_user: Optional, "", Reload;
         /// In place of the process's auth_query.
-        auth_query: Optional, "", Reload, Later;
+        auth_query: Optional, "", Reload;
         /// In place of the process's auth_dbname.
-        auth_dbname: DatabaseName, "", Reload, Later;
+        auth_dbname: Optional, "", Reload;
         /// In place of default_pool_size.
-        pool_size: OptionalCount, "servers", Reload, Now;
+        pool_size: OptionalCount, "servers", Reload;
         /// In place of the process's min_pool_size.
-        min_pool_size: OptionalCount, "servers", Reload, Now;
+        min_pool_size: OptionalCount, "servers", Reload;
         /// In place of the process's reserve_pool_size; reserve_pool is an old name for it.
-        reserve_pool_size: OptionalCount, "servers", Reload, Now;
+        reserve_pool_size: OptionalCount, "servers", Reload;
         /// In place of the process's pool_mode.
-        pool_mode: OptionalWord<PoolMode>, "", Reload, Now;
+        pool_mode: OptionalWord<PoolMode>, "", Reload;
         /// In place of the process's max_db_connections.
-        max_db_connections: OptionalCount, "servers", Reload, Now;
+        max_db_connections: OptionalCount, "servers", Reload;
         /// In place of the process's max_db_client_connections.
-        max_db_client_connections: OptionalCount, "clients", Reload, Now;
+        max_db_client_connections: OptionalCount, "clients", Reload;
         /// In place of the process's server_lifetime; 0 is as if left out.
-        server_lifetime: OptionalSeconds, "seconds", Reload, Now;
+        server_lifetime: OptionalSeconds, "seconds", Reload;
         /// In place of the process's query_wait_timeout; 0 is as if left out. Newer than PgBouncer 1.25.
-        query_wait_timeout: OptionalSeconds, "seconds", Reload, Now;
+        query_wait_timeout: OptionalSeconds, "seconds", Reload;
         /// Which of several hosts a new server connects to.
-        load_balance_hosts: LoadBalanceHosts = "round-robin", "", Reload, Now;
+        load_balance_hosts: LoadBalanceHosts = "round-robin", "", Reload;
         /// Run on each new server before its first client; an error in it is only logged.
-        connect_query: Optional, "", Reload, Now;
+        connect_query: Optional, "", Reload;
         /// The client_encoding that servers start with.
-        client_encoding: Optional, "", Reload, Now;
+        client_encoding: Optional, "", Reload;
         /// The DateStyle that servers start with.
-        datestyle: Optional, "", Reload, Now;
+        datestyle: Optional, "", Reload;
         /// The TimeZone that servers start with.
-        timezone: Optional, "", Reload, Now;
+        timezone: Optional, "", Reload;
         /// The application_name that servers start with.
-        application_name: Optional, "", Reload, Now;
+        application_name: Optional, "", Reload;
     }
 }
 
@@ -69,26 +69,26 @@ settings! {
 
     Pgbouncer {
         /// In place of the database's pool_size and of default_pool_size.
-        pool_size: OptionalCount, "servers", Reload, Now;
+        pool_size: OptionalCount, "servers", Reload;
         /// In place of the database's and the process's reserve_pool_size.
-        reserve_pool_size: OptionalCount, "servers", Reload, Now;
+        reserve_pool_size: OptionalCount, "servers", Reload;
         /// In place of the database's and the process's pool_mode.
-        pool_mode: OptionalWord<PoolMode>, "", Reload, Now;
+        pool_mode: OptionalWord<PoolMode>, "", Reload;
         /// In place of the process's max_user_connections.
-        max_user_connections: OptionalCount, "servers", Reload, Now;
+        max_user_connections: OptionalCount, "servers", Reload;
         /// In place of the process's max_user_client_connections.
-        max_user_client_connections: OptionalCount, "clients", Reload, Now;
+        max_user_client_connections: OptionalCount, "clients", Reload;
         /// In place of the process's query_timeout; 0 is as if left out.
-        query_timeout: OptionalSeconds, "seconds", Reload, Now;
+        query_timeout: OptionalSeconds, "seconds", Reload;
         /// In place of the database's and the process's query_wait_timeout; 0 is as if left out. Newer than PgBouncer
         /// 1.25.
-        query_wait_timeout: OptionalSeconds, "seconds", Reload, Now;
+        query_wait_timeout: OptionalSeconds, "seconds", Reload;
         /// In place of the process's idle_transaction_timeout; 0 is as if left out.
-        idle_transaction_timeout: OptionalSeconds, "seconds", Reload, Now;
+        idle_transaction_timeout: OptionalSeconds, "seconds", Reload;
         /// In place of the process's transaction_timeout; 0 is as if left out.
-        transaction_timeout: OptionalSeconds, "seconds", Reload, Now;
+        transaction_timeout: OptionalSeconds, "seconds", Reload;
         /// In place of the process's client_idle_timeout; 0 is as if left out.
-        client_idle_timeout: OptionalSeconds, "seconds", Reload, Now;
+        client_idle_timeout: OptionalSeconds, "seconds", Reload;
     }
 }
 
@@ -98,11 +98,11 @@ settings! {
 
     Pgbouncer {
         /// Where the peer listens: a name, an IP address or the directory of its Unix socket.
-        host: Optional, "", Reload, Later;
+        host: Optional, "", Reload;
         /// The port it listens on.
-        port: Ports = "6432", "", Reload, Later;
-        /// How many requests to cancel may be on their way to it at once.
-        pool_size: OptionalCount, "requests", Reload, Later;
+        port: Ports = "6432", "", Reload;
+        /// How many requests to cancel may be on their way to it at once, in place of default_pool_size.
+        pool_size: OptionalCount, "requests", Reload;
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! [`load`] reads everything there is to read and makes one immutable [`Config`], shared as an `Arc` until the next
 //! RELOAD makes another. Layers, each overriding the one before: defaults, the file (`pgbouncer.ini`, or TOML where its
-//! name ends in `.toml`), the environment, the command line.
+//! name ends in `.toml`) or the variables of an image of PgBouncer, our own variables, the command line.
 //!
 //! ```text
 //!  ini ─┐                                 settings.rs, keys.rs: THE tables
@@ -24,10 +24,14 @@ use std::time::Duration;
 pub mod connstr;
 mod draft;
 mod env;
+pub mod hba;
+pub mod ident;
 pub mod ini;
 pub mod keys;
+pub mod ldap;
 mod load;
 mod problem;
+mod records;
 pub mod reference;
 mod resolve;
 mod secret;
@@ -40,15 +44,17 @@ pub mod values;
 mod words;
 
 pub use draft::Draft;
+pub use env::environment_configures;
 pub use keys::UserRules;
-pub use load::{Sources, load, load_bytes};
+pub use load::{Sources, load, load_bytes, load_environment};
 pub use problem::{Fault, Place, Problem};
+pub use records::{Files, Skipped};
 pub use secret::Secret;
-pub use settings::{SetError, Settings, Shown, table};
-pub use table::{Change, Origin, Scope, SettingInfo, Stage};
+pub use settings::{SetEffect, SetError, Settings, Shown, table};
+pub use table::{Change, Origin, Scope, SettingInfo};
 pub use userlist::Secrets;
 pub use values::{CONSOLE, List};
-pub use words::{AuthType, LoadBalanceHosts, LogFormat, PoolMode, SslMode, Word};
+pub use words::{AuthType, LoadBalanceHosts, LogFormat, PoolMode, SslMode, SyslogFacility, Word};
 
 /// Everything the operator asked for, as of one moment.
 #[derive(Clone, Debug, Default)]
@@ -63,8 +69,12 @@ pub struct Config {
     pub peers: BTreeMap<u32, Peer>,
     /// The users of `auth_file` and their secrets.
     pub secrets: Secrets,
+    /// The records of `auth_hba_file`.
+    pub hba: hba::Hba,
     /// The file it came from, if any.
     pub path: Option<PathBuf>,
+    /// What is not as by default, and where it was said, for the log of the start.
+    pub given: Vec<Given>,
     /// What the operator should know: each is to be logged as a warning.
     pub notices: Vec<String>,
 }
@@ -73,6 +83,26 @@ impl Config {
     /// The entry a client's database name leads to: its own, or `*`.
     pub fn database(&self, name: &str) -> Option<&Database> {
         self.databases.get(name).or_else(|| self.databases.get("*"))
+    }
+}
+
+/// Something that is not as by default, and who said so; printed, it is a line of the log:
+/// `pool_mode = transaction (environment: POOL_MODE)`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Given {
+    /// The setting, or what it is about: "database app", "user ann".
+    pub name: String,
+    /// Its value as it would be written in a file, secrets as stars.
+    pub value: String,
+    /// Where it was said.
+    pub place: Place,
+}
+
+impl fmt::Display for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Given { name, value, place } = self;
+        let space = if value.is_empty() { "" } else { " " };
+        write!(f, "{name} ={space}{value} ({place})")
     }
 }
 

@@ -20,6 +20,8 @@ pub enum Place {
     Variable(Arc<str>),
     /// An argument of the command.
     CommandLine,
+    /// Nowhere: a default for processes that only the environment configures (see `env`).
+    Container,
 }
 
 impl fmt::Display for Place {
@@ -29,6 +31,7 @@ impl fmt::Display for Place {
             Place::File(file) => f.write_str(file),
             Place::Variable(name) => write!(f, "environment: {name}"),
             Place::CommandLine => f.write_str("command line"),
+            Place::Container => f.write_str("default without a file"),
         }
     }
 }
@@ -84,6 +87,7 @@ impl fmt::Display for Fault {
             Fault::Expected { expected, got: None } => write!(f, "expected {expected}"),
             Fault::Unknown { what, near: Some(near) } => write!(f, "no such {what}; did you mean {near}?"),
             Fault::Unknown { what, near: None } => write!(f, "no such {what}"),
+            Fault::Unreadable(io::ErrorKind::NotFound) => write!(f, "cannot be read: there is no such file"),
             Fault::Unreadable(kind) => write!(f, "cannot be read: {kind}"),
         }
     }
@@ -101,17 +105,25 @@ impl fmt::Display for Problem {
 
 impl std::error::Error for Problem {}
 
-/// The known name most like `name`, where one is like it at all.
-pub(super) fn nearest(name: &str, known: impl IntoIterator<Item = &'static str>) -> Option<&'static str> {
+/// The known name most like `name`, in either case, where one is like it at all.
+pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    nearest_within((name.len() / 3).clamp(1, 3), name, known)
+}
+
+/// As [`nearest`], where one is no more than `tolerance` letters away.
+pub(super) fn nearest_within<'a>(
+    tolerance: usize,
+    name: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
     let name = name.to_ascii_lowercase();
-    let tolerance = (name.len() / 3).clamp(1, 3);
     // A long stranger is not a slip of the pen, and comparing is quadratic.
     if name.len() > NAME_LENGTH_MAX {
         return None;
     }
     known
         .into_iter()
-        .map(|candidate| (edits(name.as_bytes(), candidate.as_bytes()), candidate))
+        .map(|candidate| (edits(name.as_bytes(), candidate.to_ascii_lowercase().as_bytes()), candidate))
         .filter(|(edits, _)| *edits <= tolerance)
         .min_by_key(|(edits, _)| *edits)
         .map(|(_, candidate)| candidate)

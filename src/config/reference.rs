@@ -7,7 +7,11 @@ use std::fmt::Write;
 
 use super::keys::{DATABASE_ROWS, PEER_ROWS, USER_ROWS};
 use super::settings::{Settings, Shown, table};
-use super::table::{Change, Origin, SettingInfo, Stage};
+use super::table::{Change, Origin, SettingInfo};
+
+mod environment;
+
+pub use environment::environment;
 
 /// The reference page, `docs/settings.md`.
 pub fn markdown() -> String {
@@ -29,7 +33,7 @@ pub fn sample_ini() -> String {
             Some((name, value)) => format!("{name} = {value}"),
             None => format!(";{} = {default}", row.name).trim_end().to_string(),
         };
-        let _ = write!(file, "\n; {}{}\n{line}\n", row.doc.trim(), later(row));
+        let _ = write!(file, "\n; {}\n{line}\n", row.doc.trim());
     }
     file
 }
@@ -46,7 +50,7 @@ pub fn sample_toml() -> String {
             Some((name, value)) => format!("{name} = {}", quoted(value)),
             None => format!("#{} = {}", row.name, quoted(&default)),
         };
-        let _ = write!(file, "\n# {}{}\n{line}\n", row.doc.trim(), later(row));
+        let _ = write!(file, "\n# {}\n{line}\n", row.doc.trim());
     }
     file.push_str(TOML_TAIL);
     file
@@ -90,14 +94,7 @@ fn section(page: &mut String, title: &str, rows: &[&'static SettingInfo]) {
         };
         let name = row.name;
         let doc = row.doc.trim().replace('|', "\\|");
-        let _ = writeln!(page, "| `{name}` | {kind} | {default} | {change} | {doc}{} |", later(row));
-    }
-}
-
-fn later(row: &SettingInfo) -> &'static str {
-    match row.stage {
-        Stage::Now => "",
-        Stage::Later => " (Not in this version.)",
+        let _ = writeln!(page, "| `{name}` | {kind} | {default} | {change} | {doc} |");
     }
 }
 
@@ -114,13 +111,13 @@ Settings come from a file, from the environment and from the command line, the l
 - a file whose name ends in `.toml`, with the same names: `[pgweir]` for the settings of the whole process,
   `[databases.NAME]`, `[users.NAME]` and `[peers.N]` for the rest (or a connection string for an entry);
 - the environment: `PGWEIR_` and the name in capitals, such as `PGWEIR_MAX_CLIENT_CONN`, for every setting of the first
-  two tables; and `DATABASE_URL`, which makes the fallback database `*` with the URL's server, user, password and
-  database, and lets the URL's user log in with the URL's password.
+  two tables. The variables of PgBouncer's images, `DATABASE_URL` among them, stand in for a file;
+  [environment.md](environment.md) has them all.
 
 A file with any problem is refused as a whole, and all its problems are listed, each with its line. Numbers are whole
 and may be octal (`0777`) or hexadecimal (`0x1f`), but are decimal in `[databases]`, `[users]` and `[peers]`; times are
 in decimal seconds without a suffix; switches are 0 or 1; words may be in capitals. Relative paths start at the working
-directory. What is marked \"not in this version\" is read and checked, and setting it is logged as a warning.
+directory.
 
 What PgBouncer reads otherwise: it lets numbers out of range wrap and takes `3x` for 3 in `[databases]`; it goes on
 without an `auth_file` it cannot read, and with the lines above a broken one; it does not read names in double quotes,

@@ -2,37 +2,39 @@
 //!
 //! Pure: takes all that the front ends gathered and gives a configuration together with *all* its problems. Where a
 //! value is wrong the default stands in, so that checking can go on; `load` hands out the result only when there is no
-//! problem. What is right but has no effect in this version becomes a notice, each with its place.
+//! problem. What is right but has no effect becomes a notice, each with its place.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use super::draft::{Draft, Entry, Group};
+use super::draft::{Draft, Entry, Group, Login};
 use super::keys::{DATABASE_ROWS, DatabaseKeys, PEER_ROWS, PeerKeys, USER_ROWS, current_name};
+use super::ldap::LdapOptions;
 use super::problem::{Fault, Place, Problem, nearest};
 use super::settings::{Settings, table};
-use super::table::{Misfit, SettingInfo, Stage};
+use super::table::{Misfit, SettingInfo};
 use super::userlist::{SECRET_LENGTH_MAX, USER_LENGTH_MAX};
-use super::values::CONSOLE;
-use super::words::{AuthType, SslMode};
-use super::{Config, Database, Host, Peer, UserRules};
+use super::values::{CONSOLE, Kind};
+use super::words::{AuthType, SyslogFacility};
+use super::{Config, Database, Given, Host, Peer, UserRules, connstr};
 
 /// The longest name of a database, in bytes, as in PostgreSQL.
 const DATABASE_LENGTH_MAX: usize = 63;
 
 /// The configuration a draft describes, and everything that is wrong with it, in the order of the files' lines.
-pub(super) fn resolve(draft: Draft) -> (Config, Vec<Problem>) {
-    let mut resolver = Resolver { problems: draft.problems, notices: draft.notices };
+pub(super) fn resolve(mut draft: Draft) -> (Config, Vec<Problem>) {
+    let problems = std::mem::take(&mut draft.problems);
+    let mut resolver = Resolver { problems, notices: std::mem::take(&mut draft.notices) };
     let settings = resolver.settings(&draft.settings);
-    let needs_users = !matches!(settings.auth_type, AuthType::Any) && settings.unsafe_to_run().is_empty();
-    if needs_users && settings.auth_file.is_none() && settings.auth_user.is_none() && draft.login.is_none() {
+    let needs_users =
+        !matches!(settings.auth_type, AuthType::Any | AuthType::Ldap) && settings.unsafe_to_run().is_empty();
+    if needs_users && settings.auth_file.is_none() && settings.auth_user.is_none() && draft.logins.is_empty() {
         resolver.notices.push(format!("auth_type is {}, but auth_file is not set", settings.auth_type));
     }
 
     let mut config = Config::default();
     for group in &draft.databases {
         let database = resolver.database(group, &settings);
-        if config.databases.insert(group.name.clone(), database).is_some() && !matches!(group.place, Place::Variable(_))
-        {
+        if config.databases.insert(group.name.clone(), database).is_some() {
             resolver.notice(&group.place, &group.name, "stands here again; this one counts");
         }
     }
@@ -42,7 +44,8 @@ pub(super) fn resolve(draft: Draft) -> (Config, Vec<Problem>) {
     for group in &draft.peers {
         config.peers.extend(resolver.peer(group));
     }
-    if let Some((user, secret)) = draft.login {
+    config.given = given(&draft, &settings);
+    for Login { user, secret, .. } in draft.logins {
         config.secrets.add(user, secret);
     }
     config.settings = settings;
@@ -53,7 +56,7 @@ pub(super) fn resolve(draft: Draft) -> (Config, Vec<Problem>) {
     problems.sort_by_key(|problem| match &problem.place {
         Place::File(file) => (order.get(file.as_ref()).copied().unwrap_or(usize::MAX), 0),
         Place::Line(file, line) => (order.get(file.as_ref()).copied().unwrap_or(usize::MAX), *line),
-        Place::Variable(_) | Place::CommandLine => (usize::MAX, u32::MAX),
+        Place::Variable(_) | Place::CommandLine | Place::Container => (usize::MAX, u32::MAX),
     });
     (config, problems)
 }
@@ -79,13 +82,15 @@ impl Resolver {
             let got = row.and_then(|row| row.value).unwrap_or_default();
             self.problem(place(name), name, Fault::expected(instead, &got));
         }
-        for row in settings.differences(&Settings::default()) {
-            // Not using TLS is what this version can promise.
-            let kept_anyway = row.name == "server_tls_sslmode"
-                && matches!(settings.server_tls_sslmode, SslMode::Disable | SslMode::Allow);
-            if row.stage == Stage::Later && !kept_anyway && settings.unsafe_to_run().iter().all(|(n, _)| *n != row.name)
-            {
-                self.later(&place(row.name), row.name);
+        if SyslogFacility::named(&settings.syslog_facility).is_none() {
+            let fact = format!("is not {}; daemon counts", SyslogFacility::expected());
+            self.notice(&place("syslog_facility"), "syslog_facility", &fact);
+        }
+        if settings.auth_type == AuthType::Ldap {
+            let options = settings.auth_ldap_options.as_ref().map(|options| LdapOptions::parse(options.reveal()));
+            if let Some(why) = options.map_or(Some("it is not set".to_owned()), Result::err) {
+                let fact = format!("{why}: nobody can log in");
+                self.notice(&place("auth_ldap_options"), "auth_ldap_options", &fact);
             }
         }
         if settings.default_pool_size > 0 && settings.min_pool_size > settings.default_pool_size {
@@ -100,9 +105,6 @@ impl Resolver {
             let misfit = keys.assign(current_name(&entry.key), entry.value.reveal()).err();
             self.misfit(misfit, entry, &group.name, &DATABASE_ROWS.iter().collect::<Vec<_>>());
         }
-        for row in keys.differences(&DatabaseKeys::default()).iter().filter(|row| row.stage == Stage::Later) {
-            self.later(place_of(group, row.name), &format!("{}: {}", group.name, row.name));
-        }
 
         if group.name == CONSOLE {
             let expected = format!("a name other than {CONSOLE}, which is the console's");
@@ -114,6 +116,14 @@ impl Resolver {
         self.limit(group, "password", keys.password.as_ref().map_or(0, |s| s.reveal().len()), SECRET_LENGTH_MAX);
         if keys.password.is_some() && keys.user.is_none() {
             self.notice(&group.place, &group.name, "has a password without a user; it has no effect");
+        }
+        if keys.auth_dbname.as_deref() == Some(CONSOLE) {
+            let place = place_of(group, "auth_dbname").clone();
+            self.notice(
+                &place,
+                &group.name,
+                "has the console for its auth_dbname; users not in auth_file cannot log in",
+            );
         }
         let pool_size = keys.pool_size.unwrap_or(settings.default_pool_size);
         if pool_size > 0 && keys.min_pool_size.is_some_and(|min| min > pool_size) {
@@ -185,7 +195,6 @@ impl Resolver {
             let misfit = keys.assign(&entry.key, entry.value.reveal()).err();
             self.misfit(misfit, entry, &group.name, &PEER_ROWS.iter().collect::<Vec<_>>());
         }
-        self.later(&group.place, &format!("peer {}", group.name));
 
         let id = group.name.parse().ok().filter(|id| (1..=65_535).contains(id));
         if id.is_none() {
@@ -235,14 +244,60 @@ impl Resolver {
         self.problems.push(Problem { place, key: key.to_string(), fault });
     }
 
-    fn later(&mut self, place: &Place, what: &str) {
-        self.notice(place, what, "has no effect in this version");
-    }
-
     fn notice(&mut self, place: &Place, what: &str, fact: &str) {
         self.notices.push(format!("{place}: {what} {fact}"));
     }
 }
+
+/// Everything that is not as by default, with its place: settings by name, then entries, then who may log in.
+fn given(draft: &Draft, settings: &Settings) -> Vec<Given> {
+    let mut given = Vec::new();
+    let differences = settings.differences(&Settings::default());
+    for (row, shown) in table().into_iter().zip(settings.show()) {
+        let entry = draft.settings.iter().rfind(|entry| entry.key == row.name);
+        let Some(entry) = entry.filter(|_| differences.iter().any(|other| other.name == row.name)) else { continue };
+        let value = if row.secret { STARS.to_string() } else { shown.value.unwrap_or_default() };
+        given.push(Given { name: row.name.to_string(), value, place: entry.place.clone() });
+    }
+    for (what, groups) in [("database", &draft.databases), ("user", &draft.users), ("peer", &draft.peers)] {
+        let mut last: BTreeMap<&str, &Group> = BTreeMap::new();
+        last.extend(groups.iter().map(|group| (group.name.as_str(), group)));
+        let left = last.len().saturating_sub(GIVEN_ENTRIES_MAX);
+        for group in last.values().take(GIVEN_ENTRIES_MAX) {
+            let shown = |entry: &Entry| match HIDDEN_KEYS.contains(&entry.key.as_str()) {
+                true => (entry.key.clone(), STARS.to_string()),
+                false => (entry.key.clone(), entry.value.reveal().to_string()),
+            };
+            let value = connstr::print(&group.keys.iter().map(shown).collect::<Vec<_>>());
+            given.push(Given { name: format!("{what} {}", group.name), value, place: group.place.clone() });
+            // In a file all keys stand together; in the environment each has a variable.
+            let elsewhere = |entry: &&Entry| matches!(entry.place, Place::Variable(_) | Place::Container);
+            for entry in group.keys.iter().filter(elsewhere).filter(|entry| entry.place != group.place) {
+                let (key, value) = shown(entry);
+                given.push(Given { name: format!("{what} {}: {key}", group.name), value, place: entry.place.clone() });
+            }
+        }
+        if left > 0 {
+            let place = groups.last().map_or(Place::CommandLine, |group| group.place.clone());
+            given.push(Given { name: format!("{left} more"), value: format!("{what}s not listed"), place });
+        }
+    }
+    let mut logins: BTreeMap<&str, &Login> = BTreeMap::new();
+    logins.extend(draft.logins.iter().map(|login| (login.user.as_str(), login)));
+    for (user, login) in logins {
+        given.push(Given { name: format!("login {user}"), value: STARS.to_string(), place: login.place.clone() });
+    }
+    given
+}
+
+/// What stands in the log in place of a secret.
+const STARS: &str = "***";
+
+/// Keys of entries that may hold a secret.
+const HIDDEN_KEYS: [&str; 2] = ["password", "connect_query"];
+
+/// As many entries of a section are listed at the start.
+const GIVEN_ENTRIES_MAX: usize = 100;
 
 /// Where a key of an entry stands; the entry itself where the key is not written.
 fn place_of<'a>(group: &'a Group, key: &str) -> &'a Place {

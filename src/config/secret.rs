@@ -5,10 +5,11 @@
 
 use std::fmt;
 
+use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 /// A password or stored secret; printing it prints `***`.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default)]
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
@@ -22,6 +23,15 @@ impl Secret {
         &self.0
     }
 }
+
+/// Takes the same time wherever two secrets of one length differ.
+impl PartialEq for Secret {
+    fn eq(&self, other: &Secret) -> bool {
+        self.0.as_bytes().ct_eq(other.0.as_bytes()).into()
+    }
+}
+
+impl Eq for Secret {}
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -39,5 +49,13 @@ mod tests {
 
         assert_eq!(format!("{secret:?} {:?}", Some(&secret)), "*** Some(***)");
         assert_eq!(secret.reveal(), "hunter2");
+    }
+
+    #[test]
+    fn secrets_are_equal_where_their_texts_are() {
+        assert_eq!(Secret::new("hunter2"), Secret::new("hunter2"));
+        for other in ["hunter3", "Hunter2", "hunter", "hunter22", ""] {
+            assert_ne!(Secret::new("hunter2"), Secret::new(other));
+        }
     }
 }

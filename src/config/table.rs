@@ -1,9 +1,9 @@
 //! What is known about every setting, and the one macro that makes a struct of settings from a list of rows.
 //!
 //! Pure: a row gives, in this order, the documentation line, the name, the [`Kind`], the default (left out where
-//! PgBouncer's is NULL), the unit, when a change takes effect and whether this version obeys it. From the rows the
-//! macro makes the struct with a typed field per row, its `Default`, reading and printing by name, comparison, and the
-//! table itself, which feeds the parsers, `SHOW CONFIG`, `SET`, the reference page and the sample files.
+//! PgBouncer's is NULL), the unit and when a change takes effect. From the rows the macro makes the struct with a typed
+//! field per row, its `Default`, reading and printing by name, comparison, and the table itself, which feeds the
+//! parsers, `SHOW CONFIG`, `SET`, the reference page and the sample files.
 
 use super::values::Kind;
 
@@ -22,8 +22,6 @@ pub struct SettingInfo {
     pub default: Option<&'static str>,
     /// When a change takes effect.
     pub change: Change,
-    /// Whether this version obeys it.
-    pub stage: Stage,
     /// Whether PgBouncer knows it too.
     pub origin: Origin,
     /// One or two sentences for the reference.
@@ -54,15 +52,6 @@ pub enum Change {
     Reload,
     /// At the next start.
     Restart,
-}
-
-/// Whether this version obeys a setting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// It does.
-    Now,
-    /// It is read and checked, and a notice tells whoever sets it that it has no effect.
-    Later,
 }
 
 /// Whose setting it is.
@@ -107,7 +96,7 @@ macro_rules! settings {
         $vis:vis struct $Struct:ident in $scope:ident, rows $TABLE:ident;
         $( $origin:ident { $(
             $(#[doc = $doc:literal])+
-            $name:ident: $kind:ty $(= $default:literal)?, $unit:literal, $change:ident, $stage:ident;
+            $name:ident: $kind:ty $(= $default:literal)?, $unit:literal, $change:ident;
         )* } )+
     ) => {
         $(#[doc = $about])*
@@ -126,7 +115,6 @@ macro_rules! settings {
                 unit: $unit,
                 default: $crate::config::table::default_text!($($default)?),
                 change: $crate::config::table::Change::$change,
-                stage: $crate::config::table::Stage::$stage,
                 origin: $crate::config::table::Origin::$origin,
                 doc: concat!($($doc),+),
                 expected: <$kind as $crate::config::values::Kind>::expected,

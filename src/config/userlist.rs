@@ -9,6 +9,8 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use super::draft::Login;
+use super::problem::Place;
 use super::secret::Secret;
 
 /// The longest name of a user, in bytes.
@@ -40,6 +42,11 @@ impl Secrets {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// The users as logins, all from `place`.
+    pub(super) fn into_logins(self, place: &Place) -> impl Iterator<Item = Login> {
+        self.0.into_iter().map(|(user, secret)| Login { user, secret, place: place.clone() })
     }
 
     /// Adds a user, in place of one of the same name.

@@ -277,7 +277,7 @@ impl Kind for DatabaseName {
     const NAME: &'static str = "database";
 
     fn expected() -> String {
-        format!("a database other than the console, \"{CONSOLE}\"")
+        format!("another database (cannot use the reserved \"{CONSOLE}\" database as an auth_dbname)")
     }
 
     fn parse(text: &str) -> Option<Option<String>> {

@@ -143,6 +143,78 @@ impl fmt::Display for LoadBalanceHosts {
     }
 }
 
+/// The drawer in which syslog files a line: those that PgBouncer knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum SyslogFacility {
+    /// Security.
+    Auth,
+    /// Security, for few eyes.
+    Authpriv,
+    /// System services.
+    #[default]
+    Daemon,
+    /// Programs of users.
+    User,
+    /// For local use.
+    Local0,
+    /// For local use.
+    Local1,
+    /// For local use.
+    Local2,
+    /// For local use.
+    Local3,
+    /// For local use.
+    Local4,
+    /// For local use.
+    Local5,
+    /// For local use.
+    Local6,
+    /// For local use.
+    Local7,
+}
+
+impl Word for SyslogFacility {
+    const WORDS: &'static [(&'static str, SyslogFacility)] = &[
+        ("auth", SyslogFacility::Auth),
+        ("authpriv", SyslogFacility::Authpriv),
+        ("daemon", SyslogFacility::Daemon),
+        ("user", SyslogFacility::User),
+        ("local0", SyslogFacility::Local0),
+        ("local1", SyslogFacility::Local1),
+        ("local2", SyslogFacility::Local2),
+        ("local3", SyslogFacility::Local3),
+        ("local4", SyslogFacility::Local4),
+        ("local5", SyslogFacility::Local5),
+        ("local6", SyslogFacility::Local6),
+        ("local7", SyslogFacility::Local7),
+    ];
+}
+
+impl SyslogFacility {
+    /// The facility of this name, in either case.
+    pub fn named(name: &str) -> Option<SyslogFacility> {
+        SyslogFacility::parse(name)
+    }
+
+    /// Its number in RFC 3164, section 4.1.1.
+    pub fn code(self) -> u8 {
+        match self {
+            SyslogFacility::User => 1,
+            SyslogFacility::Daemon => 3,
+            SyslogFacility::Auth => 4,
+            SyslogFacility::Authpriv => 10,
+            SyslogFacility::Local0 => 16,
+            SyslogFacility::Local1 => 17,
+            SyslogFacility::Local2 => 18,
+            SyslogFacility::Local3 => 19,
+            SyslogFacility::Local4 => 20,
+            SyslogFacility::Local5 => 21,
+            SyslogFacility::Local6 => 22,
+            SyslogFacility::Local7 => 23,
+        }
+    }
+}
+
 /// What a line of the log looks like.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum LogFormat {
@@ -210,6 +282,7 @@ mod tests {
         every_word_reads_back::<SslMode>();
         every_word_reads_back::<LoadBalanceHosts>();
         every_word_reads_back::<LogFormat>();
+        every_word_reads_back::<SyslogFacility>();
     }
 
     #[test]

@@ -9,11 +9,16 @@
 
 use std::cell::RefCell;
 
-/// Bytes of a buffer lent at first.
+use zeroize::Zeroize;
+
+/// Bytes of a buffer lent at first, where `pkt_buf` asks for no more.
 pub const SMALL_LEN: usize = 16 * 1024;
 
-/// Bytes of a buffer lent to a transfer that runs full.
+/// Bytes of a buffer lent to a transfer that runs full, where `pkt_buf` asks for no more.
 pub const LARGE_LEN: usize = 64 * 1024;
+
+/// The most that `pkt_buf` can ask for: larger buffers leave the processor's caches and gain nothing.
+pub const LENT_MAX: usize = 1024 * 1024;
 
 /// Returned buffers kept per thread and size.
 const KEPT_MAX: usize = 16;
@@ -21,20 +26,55 @@ const KEPT_MAX: usize = 16;
 /// An outbox emptied keeps its memory up to this many bytes.
 const OUTBOX_KEPT_LEN: usize = SMALL_LEN;
 
-#[derive(Default)]
+/// Returned buffers of one size.
+struct Pile {
+    len: usize,
+    kept: Vec<Box<[u8]>>,
+}
+
 struct Shelf {
-    small: Vec<Box<[u8]>>,
-    large: Vec<Box<[u8]>>,
+    small: Pile,
+    /// Never smaller than `small`.
+    large: Pile,
 }
 
 thread_local! {
-    static SHELF: RefCell<Shelf> = RefCell::default();
+    static SHELF: RefCell<Shelf> = const { RefCell::new(Shelf::new()) };
 }
 
-fn lend(len: usize) -> Box<[u8]> {
-    let kept = SHELF.with(|shelf| {
+impl Shelf {
+    const fn new() -> Shelf {
+        let small = Pile { len: SMALL_LEN, kept: Vec::new() };
+        Shelf { small, large: Pile { len: LARGE_LEN, kept: Vec::new() } }
+    }
+}
+
+/// Makes this thread lend buffers of at least so many bytes, at most [`LENT_MAX`]: `pkt_buf`. A number below
+/// [`SMALL_LEN`] changes nothing, since a buffer that is lent only while there are bytes saves no memory by being
+/// smaller. Called once, before the thread carries anybody.
+pub fn lend_at_least(bytes: usize) {
+    SHELF.with(|shelf| {
         let mut shelf = shelf.borrow_mut();
-        if len == SMALL_LEN { shelf.small.pop() } else { shelf.large.pop() }
+        *shelf = Shelf::new();
+        shelf.small.len = bytes.clamp(SMALL_LEN, LENT_MAX);
+        shelf.large.len = shelf.small.len.max(LARGE_LEN);
+    });
+}
+
+#[derive(Clone, Copy)]
+enum Size {
+    Small,
+    Large,
+}
+
+fn lend(size: Size) -> Box<[u8]> {
+    let (kept, len) = SHELF.with(|shelf| {
+        let mut shelf = shelf.borrow_mut();
+        let pile = match size {
+            Size::Small => &mut shelf.small,
+            Size::Large => &mut shelf.large,
+        };
+        (pile.kept.pop(), pile.len)
     });
     kept.unwrap_or_else(|| vec![0; len].into_boxed_slice())
 }
@@ -42,13 +82,13 @@ fn lend(len: usize) -> Box<[u8]> {
 fn give_back(buf: Box<[u8]>) {
     SHELF.with(|shelf| {
         let mut shelf = shelf.borrow_mut();
-        let kept = match buf.len() {
-            SMALL_LEN => &mut shelf.small,
-            LARGE_LEN => &mut shelf.large,
+        let pile = match buf.len() {
+            len if len == shelf.small.len => &mut shelf.small,
+            len if len == shelf.large.len => &mut shelf.large,
             _ => return,
         };
-        if kept.len() < KEPT_MAX {
-            kept.push(buf);
+        if pile.kept.len() < KEPT_MAX {
+            pile.kept.push(buf);
         }
     });
 }
@@ -76,6 +116,22 @@ impl Inbox {
     #[inline]
     pub fn fresh(&self) -> &[u8] {
         self.buf.as_ref().map_or(&[], |buf| &buf[self.passed..self.end])
+    }
+
+    /// The same, to be deciphered in place.
+    pub fn fresh_mut(&mut self) -> &mut [u8] {
+        self.buf.as_mut().map_or(&mut [], |buf| &mut buf[self.passed..self.end])
+    }
+
+    /// Adds bytes that did not come from a socket.
+    pub fn put(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let room = self.room();
+            let len = room.len().min(bytes.len());
+            room[..len].copy_from_slice(&bytes[..len]);
+            self.filled(len);
+            bytes = &bytes[len..];
+        }
     }
 
     /// Bytes looked at that may be sent on as they are.
@@ -112,6 +168,22 @@ impl Inbox {
         self.sent(len);
     }
 
+    /// As [`Inbox::skip`], for bytes that must not stay in memory: the buffer is lent to others next.
+    pub fn skip_secret(&mut self, len: usize) {
+        if let Some(buf) = self.buf.as_mut() {
+            buf[self.passed..self.passed + len].zeroize();
+        }
+        self.skip(len);
+    }
+
+    /// Drops all bytes as [`Inbox::clear`] does, and overwrites what was in hand.
+    pub fn wipe(&mut self) {
+        if let Some(buf) = self.buf.as_mut() {
+            buf[self.start..self.end].zeroize();
+        }
+        self.clear();
+    }
+
     /// The first `len` bytes of the run have been sent.
     #[inline]
     pub fn sent(&mut self, len: usize) {
@@ -134,7 +206,7 @@ impl Inbox {
     /// must be held whole makes it grow by doubling, only as its bytes really arrive; the caller bounds such messages.
     pub fn room(&mut self) -> &mut [u8] {
         if self.buf.is_none() {
-            self.buf = Some(lend(if self.ran_full { LARGE_LEN } else { SMALL_LEN }));
+            self.buf = Some(lend(if self.ran_full { Size::Large } else { Size::Small }));
         }
         let len = self.buf.as_ref().map_or(0, |buf| buf.len());
         if self.end == len {
@@ -158,9 +230,15 @@ impl Inbox {
     }
 
     fn grow(&mut self) {
-        let Some(old) = self.buf.take() else { return };
-        let mut grown = if old.len() < LARGE_LEN { lend(LARGE_LEN) } else { vec![0; old.len() * 2].into_boxed_slice() };
+        let Some(mut old) = self.buf.take() else { return };
+        let mut grown = lend(Size::Large);
+        if grown.len() <= old.len() {
+            give_back(grown);
+            grown = vec![0; old.len() * 2].into_boxed_slice();
+        }
         grown[..self.end].copy_from_slice(&old[..self.end]);
+        // It may be the beginning of a long password.
+        old[..self.end].zeroize();
         give_back(old);
         self.buf = Some(grown);
     }
@@ -246,27 +324,64 @@ mod tests {
 
     use super::*;
 
-    fn put(inbox: &mut Inbox, bytes: &[u8]) {
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let room = inbox.room();
-            let take = room.len().min(rest.len());
-            room[..take].copy_from_slice(&rest[..take]);
-            inbox.filled(take);
-            rest = &rest[take..];
-        }
-    }
-
     #[test]
     fn an_empty_inbox_owns_no_buffer() {
         let mut inbox = Inbox::default();
 
-        put(&mut inbox, b"abc");
+        inbox.put(b"abc");
         assert!(inbox.buf.is_some());
         inbox.pass(3);
         inbox.sent(3);
 
         assert!(inbox.buf.is_none() && inbox.is_empty());
+    }
+
+    #[test]
+    fn pkt_buf_makes_buffers_larger_within_limits_and_never_smaller() {
+        // Each test has a thread of its own, and so a shelf.
+        let lent = |pkt_buf| {
+            lend_at_least(pkt_buf);
+            let mut inbox = Inbox::default();
+            let small = inbox.room().len();
+            inbox.put(&vec![1; small + 1]);
+            let large = inbox.buf.as_ref().map_or(0, |buf| buf.len());
+            inbox.clear();
+            (small, large)
+        };
+
+        assert_eq!(lent(4096), (SMALL_LEN, LARGE_LEN));
+        assert_eq!(lent(20_000), (20_000, LARGE_LEN));
+        assert_eq!(lent(100_000), (100_000, 200_000), "grown by doubling");
+        assert_eq!(lent(usize::MAX).0, LENT_MAX);
+    }
+
+    #[test]
+    fn a_secret_is_overwritten_before_its_buffer_is_lent_again() {
+        let mut inbox = Inbox::default();
+        inbox.put(b"password, then more");
+        inbox.skip_secret(8);
+        assert_eq!(inbox.fresh(), b", then more");
+        inbox.clear();
+        assert_eq!(&inbox.room()[..19], b"\0\0\0\0\0\0\0\0, then more");
+
+        inbox.put(b"half a passw");
+        inbox.wipe();
+        assert!(inbox.is_empty());
+        assert_eq!(&inbox.room()[..12], &[0; 12]);
+
+        let small = inbox.room().len();
+        inbox.put(&vec![1; small + 1]);
+        assert!(lend(Size::Small).iter().all(|byte| *byte == 0), "a password that outgrew its buffer");
+    }
+
+    #[test]
+    fn a_buffer_of_the_chosen_size_is_kept_and_lent_again() {
+        lend_at_least(20_000);
+        let mut inbox = Inbox::default();
+        inbox.put(b"mark");
+        inbox.clear();
+
+        assert_eq!(&inbox.room()[..4], b"mark");
     }
 
     #[test]
@@ -285,7 +400,7 @@ mod tests {
             let (mut inbox, mut put_in, mut got) = (Inbox::default(), Vec::new(), Vec::new());
             for (number, (add, take)) in chunks.into_iter().enumerate() {
                 let bytes: Vec<u8> = (0..add).map(|at| (at * 31 + number) as u8).collect();
-                put(&mut inbox, &bytes);
+                inbox.put(&bytes);
                 put_in.extend_from_slice(&bytes);
                 inbox.pass(take.min(inbox.fresh().len()));
                 let half = inbox.run().len().div_ceil(2);

@@ -12,10 +12,13 @@ use std::fmt;
 use std::fs::{self, Permissions};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use rustix::net::{SocketAddrAny, SocketFlags, acceptfrom_with};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::config::Settings;
@@ -60,6 +63,22 @@ impl ListenOptions {
             unix_group: settings.unix_socket_group.clone().unwrap_or_default(),
         }
     }
+
+    /// The path of the Unix socket, with an `@` before an abstract one; none where there is to be no socket.
+    pub fn unix_path(&self) -> Option<String> {
+        (!self.unix_dir.is_empty()).then(|| format!("{}/.s.PGSQL.{}", self.unix_dir, self.port))
+    }
+}
+
+/// The address of a Unix socket of [`ListenOptions::unix_path`].
+///
+/// # Errors
+/// The path is too long for one.
+pub fn unix_address(path: &str) -> io::Result<SockAddr> {
+    match path.strip_prefix('@') {
+        Some(name) => SockAddr::unix(format!("\0{name}")),
+        None => SockAddr::unix(path),
+    }
 }
 
 /// A socket that listens.
@@ -71,6 +90,34 @@ pub struct Listener {
     pub name: String,
     /// The socket's file; none for TCP and abstract sockets. Dropping it removes the file.
     pub file: Option<SocketFile>,
+}
+
+/// Accepts a connection, in non-blocking mode.
+///
+/// # Errors
+/// As `accept(2)`.
+pub fn accept_from(socket: impl AsFd) -> io::Result<(OwnedFd, Option<SocketAddrAny>)> {
+    Ok(acceptfrom_with(socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?)
+}
+
+/// The listeners that are open, for whoever wants to see them.
+#[derive(Debug, Default)]
+pub struct Listeners(Mutex<Vec<Weak<Listener>>>);
+
+impl Listeners {
+    /// Adds one, until it is dropped.
+    pub fn enter(&self, listener: &Arc<Listener>) {
+        self.lock().push(Arc::downgrade(listener));
+    }
+
+    /// Those that are open.
+    pub fn all(&self) -> Vec<Arc<Listener>> {
+        self.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Weak<Listener>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The socket of a [`Listener`].
@@ -96,10 +143,20 @@ pub struct Listening {
 /// # Errors
 /// The process cannot start: see the variants of [`ListenError`].
 pub fn listen(options: &ListenOptions) -> Result<Listening, ListenError> {
+    listen_on(options, Vec::new())
+}
+
+/// As [`listen`], with the sockets that a predecessor had open: those that are asked for are used, the others closed.
+///
+/// # Errors
+/// As [`listen`].
+pub fn listen_on(options: &ListenOptions, inherited: Vec<OwnedFd>) -> Result<Listening, ListenError> {
+    let mut inherited: Vec<Socket> = inherited.into_iter().map(Socket::from).collect();
     let mut listening = Listening { listeners: Vec::new(), warnings: Vec::new() };
     for name in options.addresses.iter().filter(|name| !name.is_empty()) {
         for address in resolve(name, options.port)? {
-            match listen_tcp(address, options) {
+            let found = take_bound_to(&mut inherited, &address.into());
+            match found.map_or_else(|| listen_tcp(address, options), |socket| inherit_tcp(socket, address, options)) {
                 Ok(listener) => listening.listeners.push(listener),
                 Err(error) => listening.warnings.push(error),
             }
@@ -109,7 +166,11 @@ pub fn listen(options: &ListenOptions) -> Result<Listening, ListenError> {
         return Err(ListenError::NoAddress(listening.warnings));
     }
     if !options.unix_dir.is_empty() {
-        listening.listeners.push(listen_unix(options)?);
+        let (_, address) = unix_end(options)?;
+        listening.listeners.push(match take_bound_to(&mut inherited, &address) {
+            Some(socket) => inherit_unix(socket, options)?,
+            None => listen_unix(options)?,
+        });
     }
     if listening.listeners.is_empty() {
         return Err(ListenError::Nowhere);
@@ -121,6 +182,33 @@ impl Listener {
     /// Is it a Unix socket, which stays open for the console while the process shuts down?
     pub fn is_unix(&self) -> bool {
         matches!(self.socket, ListenSocket::Unix(_))
+    }
+
+    /// From now on the kernel answers no SYN to this TCP socket. Connections that have begun can still be accepted, and
+    /// come to the queue when they are made, not only when they have sent something; those that begin now begin again
+    /// in a second, and then meet another process that listens on the port.
+    ///
+    /// # Errors
+    /// The kernel refuses the filter.
+    pub fn refuse_new(&self) -> io::Result<()> {
+        match &self.socket {
+            ListenSocket::Tcp(socket) => {
+                let _ = sockopt::defer_accept(socket, false);
+                sockopt::drop_syn(socket)
+            }
+            ListenSocket::Unix(_) => Ok(()),
+        }
+    }
+
+    /// A connection that has come already.
+    ///
+    /// # Errors
+    /// As `accept(2)`; `WouldBlock` where there is none.
+    pub fn accept_now(&self) -> io::Result<(OwnedFd, Option<SocketAddrAny>)> {
+        match &self.socket {
+            ListenSocket::Tcp(socket) => accept_from(socket),
+            ListenSocket::Unix(socket) => accept_from(socket),
+        }
     }
 
     /// Sets changed `tcp_*` settings, for the clients that come from now on. Does nothing to a Unix socket.
@@ -160,9 +248,50 @@ fn listen_tcp(address: SocketAddr, options: &ListenOptions) -> Result<Listener, 
     Ok(Listener { socket: ListenSocket::Tcp(socket), name, file: None })
 }
 
+/// The socket that is bound to this address, taken out.
+fn take_bound_to(inherited: &mut Vec<Socket>, address: &SockAddr) -> Option<Socket> {
+    let bound = |socket: &Socket| socket.local_addr().is_ok_and(|bound| bound == *address);
+    let at = inherited.iter().position(bound)?;
+    Some(inherited.remove(at))
+}
+
+fn inherit_tcp(socket: Socket, address: SocketAddr, options: &ListenOptions) -> Result<Listener, ListenError> {
+    let name = address.to_string();
+    let refused = |call, source| ListenError::Refused { name: name.clone(), call, source };
+    options.tcp.apply(&socket).map_err(|error| refused(error.setting, error.source))?;
+    socket.set_nonblocking(true).map_err(|source| refused("non-blocking", source))?;
+    let socket = TcpListener::from(socket);
+    sockopt::defer_accept(&socket, options.defer_accept).map_err(|error| refused(error.setting, error.source))?;
+    Ok(Listener { socket: ListenSocket::Tcp(socket), name, file: None })
+}
+
+/// The file of the socket is ours from now on.
+fn inherit_unix(socket: Socket, options: &ListenOptions) -> Result<Listener, ListenError> {
+    let (path, _) = unix_end(options)?;
+    let name = format!("unix:{path}");
+    let refused = |call, source| ListenError::Refused { name: name.clone(), call, source };
+    socket.set_nonblocking(true).map_err(|source| refused("non-blocking", source))?;
+    let file = match path.starts_with('@') {
+        true => None,
+        false => Some(SocketFile::new(PathBuf::from(&path)).map_err(|source| refused("stat", source))?),
+    };
+    Ok(Listener { socket: ListenSocket::Unix(socket.into()), name, file })
+}
+
+/// The path of the Unix socket, an abstract one with `@` in front, and its address.
+fn unix_end(options: &ListenOptions) -> Result<(String, SockAddr), ListenError> {
+    let path = options.unix_path().unwrap_or_default();
+    let address = unix_address(&path).map_err(|source| ListenError::Refused {
+        name: format!("unix:{path}"),
+        call: "unix_socket_dir",
+        source,
+    })?;
+    Ok((path, address))
+}
+
 fn open_tcp(address: SocketAddr, options: &ListenOptions) -> Result<TcpListener, (&'static str, io::Error)> {
     let domain = Domain::for_address(address);
-    let socket = Socket::new(domain, Type::STREAM, None).map_err(during("socket"))?;
+    let socket = Socket::new(domain, Type::STREAM, None).map_err(during("socket()"))?;
     socket.set_reuse_address(true).map_err(during("SO_REUSEADDR"))?;
     if domain == Domain::IPV6 {
         // Or `::` would take the port of every IPv4 address as well.
@@ -171,42 +300,41 @@ fn open_tcp(address: SocketAddr, options: &ListenOptions) -> Result<TcpListener,
     if options.reuse_port {
         socket.set_reuse_port(true).map_err(during("so_reuseport"))?;
     }
-    socket.bind(&address.into()).map_err(during("bind"))?;
+    socket.bind(&address.into()).map_err(during("bind()"))?;
     options.tcp.apply(&socket).map_err(|error| (error.setting, error.source))?;
     socket.set_nonblocking(true).map_err(during("non-blocking"))?;
-    socket.listen(backlog(options)).map_err(during("listen"))?;
+    socket.listen(backlog(options)).map_err(during("listen()"))?;
     sockopt::defer_accept(&socket, options.defer_accept).map_err(|error| (error.setting, error.source))?;
     Ok(socket.into())
 }
 
 fn listen_unix(options: &ListenOptions) -> Result<Listener, ListenError> {
-    let path = format!("{}/.s.PGSQL.{}", options.unix_dir, options.port);
+    let (path, address) = unix_end(options)?;
     let name = format!("unix:{path}");
     let refused = |call| {
         let name = name.clone();
         move |source| ListenError::Refused { name, call, source }
     };
-    let abstract_name = path.strip_prefix('@').map(|name| format!("\0{name}"));
-    let address = SockAddr::unix(abstract_name.as_deref().unwrap_or(&path)).map_err(refused("unix_socket_dir"))?;
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(refused("socket"))?;
+    let is_abstract = path.starts_with('@');
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(refused("socket()"))?;
     if somebody_answers(&address) {
         return Err(ListenError::InUse { name });
     }
-    if abstract_name.is_none() {
+    if !is_abstract {
         make_way(Path::new(&path))?;
     }
-    socket.bind(&address).map_err(refused("bind"))?;
-    let file = match abstract_name {
-        Some(_) => None,
-        None => {
-            let file = SocketFile::new(PathBuf::from(&path)).map_err(refused("bind"))?;
+    socket.bind(&address).map_err(refused("bind()"))?;
+    let file = match is_abstract {
+        true => None,
+        false => {
+            let file = SocketFile::new(PathBuf::from(&path)).map_err(refused("bind()"))?;
             // Before listen(), so that nobody gets in who may not.
             file.open_to(options.unix_mode, &options.unix_group)?;
             Some(file)
         }
     };
     socket.set_nonblocking(true).map_err(refused("non-blocking"))?;
-    socket.listen(backlog(options)).map_err(refused("listen"))?;
+    socket.listen(backlog(options)).map_err(refused("listen()"))?;
     Ok(Listener { socket: ListenSocket::Unix(socket.into()), name, file })
 }
 
@@ -356,6 +484,13 @@ pub enum ListenError {
     },
     /// Neither `listen_addr` nor `unix_socket_dir` is set.
     Nowhere,
+    /// A descriptor that the service manager passed cannot be listened on.
+    Passed {
+        /// The descriptor.
+        number: usize,
+        /// What is wrong with it.
+        source: io::Error,
+    },
 }
 
 impl fmt::Display for ListenError {
@@ -365,14 +500,18 @@ impl fmt::Display for ListenError {
                 write!(out, "listen_addr: \"{name}\" is neither an address nor a name that resolves: {source}")
             }
             ListenError::Refused { name, call, source } => {
-                write!(out, "cannot listen on {name}: {call}: {source}{}", way_out(source))
+                write!(out, "cannot listen on {name}: {call}: {source}{}", way_out(call, source))
             }
             ListenError::NoAddress(errors) => {
                 out.write_str("failed to listen on any address in listen_addr")?;
                 errors.iter().try_for_each(|error| write!(out, "\n{error}"))
             }
             ListenError::InUse { name } => {
-                write!(out, "{name} is in use: stop the process that listens there, or change listen_port")
+                write!(
+                    out,
+                    "unix socket is in use, cannot continue: stop the process that listens on {name}, or change "
+                )?;
+                out.write_str("listen_port")
             }
             ListenError::Locked { lock } => write!(
                 out,
@@ -394,6 +533,9 @@ impl fmt::Display for ListenError {
             ListenError::Mode { path, mode, source } => {
                 write!(out, "unix_socket_mode: cannot set {mode:#o} on {}: {source}", path.display())
             }
+            ListenError::Passed { number, source } => {
+                write!(out, "failed to set up socket passed from service manager (fd {number}): {source}")
+            }
             ListenError::Nowhere => out.write_str("nowhere to listen on: set listen_addr or unix_socket_dir"),
         }
     }
@@ -405,6 +547,7 @@ impl std::error::Error for ListenError {
             ListenError::Unresolved { source, .. }
             | ListenError::Refused { source, .. }
             | ListenError::Stale { source, .. }
+            | ListenError::Passed { source, .. }
             | ListenError::Group { source: Some(source), .. }
             | ListenError::Mode { source, .. } => Some(source),
             _ => None,
@@ -413,13 +556,16 @@ impl std::error::Error for ListenError {
 }
 
 /// What an operator can do about it.
-fn way_out(error: &io::Error) -> &'static str {
+fn way_out(call: &str, error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => "; stop the process that listens there, or change listen_port",
         io::ErrorKind::AddrNotAvailable => "; listen_addr takes only addresses that this machine has",
         io::ErrorKind::PermissionDenied => "; ports below 1024 and foreign directories need rights that `user` lacks",
         io::ErrorKind::NotFound => "; the directory of unix_socket_dir must exist",
-        io::ErrorKind::InvalidInput => "; the name of a Unix socket may have at most 107 bytes",
+        io::ErrorKind::InvalidInput if call == "unix_socket_dir" => {
+            "; the name of a Unix socket may have at most 107 bytes"
+        }
+        io::ErrorKind::InvalidInput if call.starts_with("tcp_") => "; tcp(7) says which values the kernel takes",
         _ => "",
     }
 }

@@ -4,14 +4,24 @@
 //! - [`workers`] the threads that carry connections, by number
 //! - [`buffers`] buffers lent to connections while they have bytes in hand
 //! - [`stream`] one socket, whatever its kind
-//! - [`dial`] names to addresses to a connected stream
+//! - [`tls`] TLS on it
+//! - [`dns`] names to addresses
+//! - [`dial`] from a host to a connected stream
+//! - [`ldap`] passwords that a directory checks
 //! - [`listen`] where clients arrive
+//! - [`inherit`] listening sockets that a service manager passes
 //! - [`sockopt`] the tcp_* settings
 
 pub mod buffers;
+pub mod descriptors;
 pub mod dial;
+pub mod dns;
+pub mod inherit;
+pub mod interfaces;
+pub mod ldap;
 pub mod listen;
 pub mod sockopt;
 pub mod stream;
+pub mod tls;
 pub mod workers;
 pub mod world;

@@ -11,6 +11,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use nix::{getsockopt_impl, libc, setsockopt_impl, sockopt_impl};
+use socket2::SockFilter;
 use socket2::{SockRef, TcpKeepalive};
 
 use crate::config::Settings;
@@ -64,10 +65,12 @@ impl TcpOptions {
     /// The kernel refuses one of them; those before it are set.
     pub fn apply(&self, socket: &impl AsFd) -> Result<(), SockoptError> {
         let socket = SockRef::from(socket);
+        socket.set_keepalive(self.keepalive).map_err(failed("tcp_keepalive"))?;
         if self.keepalive {
-            socket.set_tcp_keepalive(&self.probes()).map_err(failed("tcp_keepalive"))?;
-        } else {
-            socket.set_keepalive(false).map_err(failed("tcp_keepalive"))?;
+            // One by one, so that a refusal names the setting.
+            for (setting, probe) in self.probes() {
+                socket.set_tcp_keepalive(&probe).map_err(failed(setting))?;
+            }
         }
         // Always, so that a reload which takes the timeout away reaches the listening sockets.
         let user_timeout = (!self.user_timeout.is_zero()).then_some(self.user_timeout);
@@ -79,18 +82,13 @@ impl TcpOptions {
         socket.set_tcp_nodelay(true).map_err(failed("TCP_NODELAY"))
     }
 
-    fn probes(&self) -> TcpKeepalive {
-        let mut probes = TcpKeepalive::new();
-        if !self.keepidle.is_zero() {
-            probes = probes.with_time(self.keepidle);
-        }
-        if !self.keepintvl.is_zero() {
-            probes = probes.with_interval(self.keepintvl);
-        }
-        if self.keepcnt > 0 {
-            probes = probes.with_retries(self.keepcnt);
-        }
-        probes
+    /// What is not the system's default.
+    fn probes(&self) -> impl Iterator<Item = (&'static str, TcpKeepalive)> {
+        let probe = TcpKeepalive::new;
+        let idle = (!self.keepidle.is_zero()).then(|| ("tcp_keepidle", probe().with_time(self.keepidle)));
+        let interval = (!self.keepintvl.is_zero()).then(|| ("tcp_keepintvl", probe().with_interval(self.keepintvl)));
+        let count = (self.keepcnt > 0).then(|| ("tcp_keepcnt", probe().with_retries(self.keepcnt)));
+        [idle, interval, count].into_iter().flatten()
     }
 }
 
@@ -102,6 +100,25 @@ pub fn defer_accept(socket: &impl AsFd, defer: bool) -> Result<(), SockoptError>
     // One second, as PgBouncer: the kernel hands a silent client over after the first repeated SYN-ACK.
     nix::sys::socket::setsockopt(socket, DeferAccept, &u32::from(defer))
         .map_err(|errno| failed("tcp_defer_accept")(errno.into()))
+}
+
+/// Has the kernel drop each SYN that comes to a listening TCP socket (socket(7), SO_ATTACH_FILTER): a filter on a TCP
+/// socket sees segments from the TCP header on, with the flags in the byte at 13.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn drop_syn(socket: &impl AsFd) -> io::Result<()> {
+    const SYN: u32 = 0x02;
+    const ACK: u32 = 0x10;
+    let step = |code: u32, jt, jf, k| SockFilter::new(code as u16, jt, jf, k);
+    let program = [
+        step(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, 13),
+        step(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, 0, SYN | ACK),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, SYN),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+    ];
+    SockRef::from(socket).attach_filter(&program)
 }
 
 sockopt_impl!(
@@ -202,10 +219,17 @@ mod tests {
 
     #[test]
     fn a_refusal_names_the_setting() {
-        let (unix, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (most, default) = (Duration::from_secs(1_000_000), TcpOptions::default);
+        let refused = [
+            ("tcp_keepidle", TcpOptions { keepidle: most, ..default() }),
+            ("tcp_keepintvl", TcpOptions { keepintvl: most, ..default() }),
+            ("tcp_keepcnt", TcpOptions { keepcnt: 1000, ..default() }),
+        ];
+        for (setting, options) in refused {
+            let error = options.apply(&listener).unwrap_err();
 
-        let error = TcpOptions { keepidle: Duration::from_secs(1), ..TcpOptions::default() }.apply(&unix).unwrap_err();
-
-        assert!(error.to_string().starts_with("tcp_keepalive: the kernel refuses: "), "{error}");
+            assert!(error.to_string().starts_with(&format!("{setting}: the kernel refuses: ")), "{error}");
+        }
     }
 }

@@ -1,12 +1,13 @@
 //! One socket, whatever its kind.
 //!
-//! [`Stream`] is an enum over TCP and Unix sockets with room for TLS beside them. Reading and writing are polls without
+//! [`Stream`] is an enum over TCP and Unix sockets, and TCP with TLS on it. Reading and writing are polls without
 //! a task, a channel or a split half: the relay polls two streams from one task. Reads and writes go through tokio's
 //! `poll_read`/`poll_write`, which clear readiness after a short read, so that a transaction costs no call that ends in
 //! EAGAIN.
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
@@ -15,6 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::buffers::Inbox;
+use super::descriptors;
+use super::tls::TlsStream;
 
 /// A connected socket, registered with the reactor of the worker it was made on.
 #[derive(Debug)]
@@ -23,6 +26,8 @@ pub enum Stream {
     Tcp(TcpStream),
     /// Unix domain.
     Unix(UnixStream),
+    /// TCP with TLS on it. Boxed, so that the others stay small.
+    Tls(Box<TlsStream>),
     /// Nothing: the socket was lost on its way to another reactor. Every call fails.
     Closed,
 }
@@ -34,6 +39,22 @@ pub enum Raw {
     Tcp(std::net::TcpStream),
     /// Unix domain, in non-blocking mode.
     Unix(std::os::unix::net::UnixStream),
+}
+
+impl Raw {
+    /// A connected socket that came from another process, put in non-blocking mode.
+    ///
+    /// # Errors
+    /// It is neither a TCP nor a Unix socket.
+    pub fn from_descriptor(descriptor: OwnedFd) -> io::Result<Raw> {
+        let socket = socket2::Socket::from(descriptor);
+        socket.set_nonblocking(true)?;
+        match socket.domain()? {
+            socket2::Domain::UNIX => Ok(Raw::Unix(socket.into())),
+            socket2::Domain::IPV4 | socket2::Domain::IPV6 => Ok(Raw::Tcp(socket.into())),
+            other => Err(io::Error::other(format!("a socket of family {other:?}"))),
+        }
+    }
 }
 
 impl Stream {
@@ -54,15 +75,71 @@ impl Stream {
     /// As `recv(2)`.
     #[inline]
     pub fn poll_fill(&mut self, cx: &mut Context<'_>, inbox: &mut Inbox) -> Poll<io::Result<usize>> {
+        if let Stream::Tls(stream) = self {
+            return stream.poll_fill(cx, inbox);
+        }
         let mut room = ReadBuf::new(inbox.room());
         let polled = match self {
             Stream::Tcp(socket) => Pin::new(socket).poll_read(cx, &mut room),
             Stream::Unix(socket) => Pin::new(socket).poll_read(cx, &mut room),
-            Stream::Closed => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+            Stream::Tls(_) | Stream::Closed => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         };
         let len = room.filled().len();
         inbox.filled(len);
         polled.map_ok(|()| len)
+    }
+
+    /// As [`Stream::poll_fill`], at most `max` bytes, which must not be 0.
+    ///
+    /// # Errors
+    /// As `recv(2)`.
+    pub fn poll_fill_at_most(
+        &mut self,
+        cx: &mut Context<'_>,
+        inbox: &mut Inbox,
+        max: usize,
+    ) -> Poll<io::Result<usize>> {
+        if let Stream::Tls(stream) = self {
+            return stream.poll_fill_at_most(cx, inbox, max);
+        }
+        let room = inbox.room();
+        let max = max.min(room.len());
+        let mut room = ReadBuf::new(&mut room[..max]);
+        let polled = match self {
+            Stream::Tcp(socket) => Pin::new(socket).poll_read(cx, &mut room),
+            Stream::Unix(socket) => Pin::new(socket).poll_read(cx, &mut room),
+            Stream::Tls(_) | Stream::Closed => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        };
+        let len = room.filled().len();
+        inbox.filled(len);
+        polled.map_ok(|()| len)
+    }
+
+    /// The socket, where all there is to the connection is its socket: what a descriptor can hand over.
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Stream::Tcp(socket) => Some(socket.as_fd()),
+            Stream::Unix(socket) => Some(socket.as_fd()),
+            Stream::Tls(_) | Stream::Closed => None,
+        }
+    }
+
+    /// Sends all bytes to another process, and a descriptor with the first of them.
+    ///
+    /// # Errors
+    /// As `sendmsg(2)`; `Unsupported` where this is no Unix socket.
+    ///
+    /// Not cancel safe.
+    pub async fn send_descriptor(&mut self, bytes: &[u8], descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        let Stream::Unix(socket) = self else { return Err(io::ErrorKind::Unsupported.into()) };
+        let sent = loop {
+            socket.writable().await?;
+            match socket.try_io(Interest::WRITABLE, || descriptors::send_with(&*socket, bytes, descriptor)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                sent => break sent?,
+            }
+        };
+        self.send_all(&bytes[sent..]).await
     }
 
     /// Takes in what comes while the other end waits for us, as far as the inbox has room. Ready when the other end is
@@ -87,6 +164,7 @@ impl Stream {
         match self {
             Stream::Tcp(socket) => Pin::new(socket).poll_write(cx, bytes),
             Stream::Unix(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Stream::Tls(stream) => stream.poll_send(cx, bytes),
             Stream::Closed => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
@@ -114,12 +192,19 @@ impl Stream {
                 sent => bytes = &bytes[sent..],
             }
         }
-        Ok(())
+        match self {
+            Stream::Tls(stream) => std::future::poll_fn(|cx| stream.poll_flush(cx)).await,
+            _ => Ok(()),
+        }
     }
 
     /// Sends what the socket takes at once, and drops the rest: for parting words nobody waits for.
-    pub fn send_parting(&self, bytes: &[u8]) {
+    pub fn send_parting(&mut self, bytes: &[u8]) {
         let _ = match self {
+            Stream::Tls(stream) => {
+                stream.send_parting(bytes);
+                Ok(0)
+            }
             Stream::Tcp(socket) => socket.try_write(bytes),
             Stream::Unix(socket) => socket.try_write(bytes),
             Stream::Closed => Ok(0),
@@ -133,6 +218,7 @@ impl Stream {
         match self {
             Stream::Tcp(socket) => socket.poll_read_ready(&mut cx).is_ready(),
             Stream::Unix(socket) => socket.poll_read_ready(&mut cx).is_ready(),
+            Stream::Tls(stream) => stream.looks_readable(),
             Stream::Closed => true,
         }
     }
@@ -147,6 +233,7 @@ impl Stream {
         let peeked = match self {
             Stream::Tcp(socket) => socket.try_io(Interest::READABLE, || SockRef::from(socket).peek(&mut byte)),
             Stream::Unix(socket) => socket.try_io(Interest::READABLE, || SockRef::from(socket).peek(&mut byte)),
+            Stream::Tls(stream) => return stream.has_input(),
             Stream::Closed => return true,
         };
         !matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
@@ -160,9 +247,33 @@ impl Stream {
         let raw = match std::mem::replace(self, Stream::Closed) {
             Stream::Tcp(socket) => Raw::Tcp(socket.into_std()?),
             Stream::Unix(socket) => Raw::Unix(socket.into_std()?),
+            Stream::Tls(mut stream) => {
+                stream.move_here()?;
+                *self = Stream::Tls(stream);
+                return Ok(());
+            }
             Stream::Closed => return Err(io::ErrorKind::NotConnected.into()),
         };
         *self = Stream::adopt(raw)?;
         Ok(())
+    }
+
+    /// The encryption, where there is any.
+    pub fn tls(&self) -> Option<&TlsStream> {
+        match self {
+            Stream::Tls(stream) => Some(stream),
+            _ => None,
+        }
+    }
+
+    /// The TCP socket, taken out to put TLS on it; nothing, and no change, where this is another kind of stream.
+    pub fn take_tcp(&mut self) -> Option<TcpStream> {
+        match std::mem::replace(self, Stream::Closed) {
+            Stream::Tcp(socket) => Some(socket),
+            other => {
+                *self = other;
+                None
+            }
+        }
     }
 }

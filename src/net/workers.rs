@@ -48,6 +48,11 @@ impl Workers {
         &self.shared.handles[worker % self.count()]
     }
 
+    /// How many connections they carry, those not yet logged in included.
+    pub fn carried(&self) -> usize {
+        self.shared.clients.iter().map(|count| count.load(Relaxed)).sum()
+    }
+
     /// How many take new clients.
     pub fn taking(&self) -> usize {
         self.shared.taking.load(Relaxed)

@@ -7,12 +7,16 @@ use std::time::{Instant, SystemTime};
 
 use crate::stats::moment::Moment;
 
-/// The time on the rules' clock: microseconds since this function was first called, plus one, so that 0 is never "now".
+/// The time on the rules' clock: microseconds since ten years before this function was first called. So 0 is never
+/// "now", and connections taken over from a predecessor, older than the process, have their moments too.
 pub fn now() -> Moment {
     static START: OnceLock<Instant> = OnceLock::new();
     let start = START.get_or_init(Instant::now);
-    Moment(u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX - 1) + 1)
+    Moment(START_MICROS.saturating_add(u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX)))
 }
+
+/// Ten years.
+const START_MICROS: u64 = 10 * 365 * 24 * 3600 * 1_000_000;
 
 /// The time of day.
 pub fn wall_clock() -> SystemTime {

@@ -9,12 +9,14 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::idle::Held;
+use super::lease::{Outcome, Refusal, Turn, Waiter};
 use super::ledger::Permit;
 use super::orders::{Errand, Loan, Outlook, Purpose, Reason, Slip};
-use super::{Kept, Pool, lock};
+use super::quota::Names;
+use super::{Kept, Pool, lease, lock};
 use crate::net::world;
 use crate::server::{self, ConnectError, Server};
-use crate::stats::lines::Tag;
+use crate::stats::lines::{self, Tag};
 use crate::stats::moment::Moment;
 use crate::stats::roster::ServerState;
 
@@ -28,6 +30,8 @@ struct Opening {
     pool: Arc<Pool>,
     slip: Option<Slip>,
     permit: Option<Permit>,
+    /// The one client that the server is for.
+    waiter: Option<Arc<Waiter>>,
 }
 
 impl Drop for Opening {
@@ -35,7 +39,11 @@ impl Drop for Opening {
         let Some(slip) = self.slip.take() else { return };
         self.permit = None;
         let now = world::now();
-        self.pool.lock().open_refused(slip, now);
+        match self.waiter {
+            // Its client has left, which says nothing of the caps.
+            Some(_) => self.pool.lock().open_abandoned(slip, now),
+            None => self.pool.lock().open_refused(slip, now),
+        }
         self.pool.carry_out(now);
     }
 }
@@ -65,8 +73,39 @@ impl Pool {
         purpose: Purpose,
         now: Moment,
     ) {
+        if let Some(opening) = self.prepare(slip, purpose, None, now) {
+            let worker = worker.unwrap_or_else(|| self.next_worker.fetch_add(1, Relaxed));
+            self.surroundings.workers.handle(worker).spawn(opening.run(host));
+        }
+    }
+
+    /// Opens a server for one client, for as long as that waits.
+    pub(super) fn open_dedicated(
+        self: &Arc<Pool>,
+        slip: Slip,
+        host: usize,
+        worker: usize,
+        purpose: Purpose,
+        turn: &Turn,
+        now: Moment,
+    ) {
+        if let Some(opening) = self.prepare(slip, purpose, Some(turn.waiter().clone()), now) {
+            let task = self.surroundings.workers.handle(worker).spawn(opening.run(host));
+            turn.opening(task.abort_handle());
+        }
+    }
+
+    /// Takes a place under the caps; nothing where there is none.
+    fn prepare(
+        self: &Arc<Pool>,
+        slip: Slip,
+        purpose: Purpose,
+        waiter: Option<Arc<Waiter>>,
+        now: Moment,
+    ) -> Option<Opening> {
         let Some(permit) = self.surroundings.ledger.permit(self, purpose, now) else {
-            return self.lock().open_refused(slip, now);
+            self.lock().open_refused(slip, now);
+            return None;
         };
         if purpose == Purpose::Reserve {
             tracing::warn!(
@@ -75,9 +114,7 @@ impl Pool {
                 "taking connection from reserve_pool"
             );
         }
-        let worker = worker.unwrap_or_else(|| self.next_worker.fetch_add(1, Relaxed));
-        let opening = Opening { pool: self.clone(), slip: Some(slip), permit: Some(permit) };
-        self.surroundings.workers.handle(worker).spawn(opening.run(host));
+        Some(Opening { pool: self.clone(), slip: Some(slip), permit: Some(permit), waiter })
     }
 
     /// Runs `server_reset_query`, then the server goes home.
@@ -144,30 +181,34 @@ impl Opening {
     async fn run(mut self, host: usize) {
         let pool = self.pool.clone();
         let credential = lock(&pool.credential).clone();
-        let Some(target) = pool.rules().target(&pool.names, host, credential, pool.surroundings.keys.clone()) else {
-            return;
-        };
+        let start = self.waiter.as_deref().and_then(Waiter::start);
+        let means = pool.surroundings.means();
+        let Some(target) = pool.rules().target(&pool.names, host, credential, start, means) else { return };
         let connected = server::connect(&target, &pool.surroundings.roster).await;
         let now = world::now();
         let (Some(slip), Some(permit)) = (self.slip.take(), self.permit.take()) else { return };
         match connected {
             Ok(server) => {
-                pool.take_welcome(&server);
+                if self.waiter.is_none() {
+                    // One of a client's own reports what that client asked for.
+                    pool.take_welcome(&server);
+                }
                 let kept = Kept { server, permit };
                 kept.mark(ServerState::Idle);
                 pool.lock().server_opened(kept, slip, now);
             }
             Err(error) => {
-                tracing::warn!(
-                    database = &*pool.names.database,
-                    user = &*pool.names.user,
-                    "server login failed: {}",
-                    error.message
-                );
+                log_failure(&pool.names, &error, start.is_some(), now.since(slip.launched));
                 let outlook = outlook(&error);
-                *lock(&pool.last_error) = Some(error);
+                if self.waiter.is_none() || outlook == Outlook::Passing {
+                    *lock(&pool.last_error) = Some(error.clone());
+                }
                 drop(permit);
-                pool.lock().open_failed(slip, outlook, now);
+                let alone = pool.lock().open_failed(slip, outlook, now);
+                if let Some(turn) = alone {
+                    // One that left meanwhile needs no refusal.
+                    let _ = turn.deliver(Outcome::Refused(Refusal::DedicatedLoginFailed(error)));
+                }
             }
         }
         pool.carry_out(now);
@@ -190,6 +231,20 @@ impl Outing {
             self.pool.shelve(Kept { server, permit }, loan, world::now());
         }
     }
+}
+
+/// Two lines, as PgBouncer has them: what went wrong, and that a connection ended.
+fn log_failure(names: &Names, error: &ConnectError, dedicated: bool, age: Duration) {
+    let (database, user) = (&*names.database, &*names.user);
+    let told = match (error.from_server, &error.detail) {
+        (true, _) => format!("{} {}", error.severity, error.message),
+        (false, Some(detail)) => format!("{} ({detail})", error.message),
+        (false, None) => error.message.clone(),
+    };
+    let told = told.strip_prefix("server login failed: ").unwrap_or(&told);
+    tracing::warn!(database, user, "server login failed: {told}");
+    let reason = if dedicated && error.from_server { lease::DEDICATED_LOGIN_FAILED } else { &error.message };
+    tracing::info!(database, user, "{}", lines::closing(reason, age));
 }
 
 /// Would another attempt end alike? The server's own refusals and those of our proof against it do, a server that

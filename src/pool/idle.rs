@@ -19,6 +19,8 @@ pub trait Held {
     fn home(&self) -> usize;
     /// Shows what it is doing to SHOW SERVERS.
     fn mark(&self, state: ServerState);
+    /// Is it marked to be closed, for a reason of its own?
+    fn close_needed(&self) -> bool;
 }
 
 /// A server at rest and what decides how long it may stay.
@@ -77,6 +79,11 @@ impl<S: Held> Shelf<S> {
     /// Is nothing here?
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Every server, row by row, the least recently used of each first.
+    pub fn iter(&self) -> impl Iterator<Item = &Resting<S>> {
+        self.rows.iter().flatten()
     }
 
     /// Puts a server down as the most recently used one.
@@ -172,6 +179,10 @@ mod tests {
         }
 
         fn mark(&self, _: ServerState) {}
+
+        fn close_needed(&self) -> bool {
+            false
+        }
     }
 
     fn shelf(servers: &[(u32, usize)]) -> Shelf<Fake> {

@@ -9,6 +9,8 @@ use std::ops::{Deref, DerefMut};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
+use tokio::task::AbortHandle;
+
 use super::orders::Loan;
 use super::waiting::Place;
 use super::{Kept, Pool, lock};
@@ -18,6 +20,7 @@ use crate::stats::counters::bump;
 use crate::stats::lines::{self, Tag};
 use crate::stats::moment::Moment;
 use crate::stats::roster::{ClientCard, ClientState, ServerState};
+use crate::wire::startup::Replication;
 
 /// The answer of [`Pool::ask`].
 pub enum Ask {
@@ -29,6 +32,9 @@ pub enum Ask {
     Refused(Refusal),
 }
 
+/// PgBouncer's words where a server refuses a replication connection.
+pub(super) const DEDICATED_LOGIN_FAILED: &str = "login failed";
+
 /// Why a client gets no server.
 #[derive(Clone, Debug)]
 pub enum Refusal {
@@ -36,6 +42,8 @@ pub enum Refusal {
     QueryWaitTimeout,
     /// The pool has no usable server, and the login of the next one was turned down for good: the server's own words.
     ServerLoginFailed(Arc<ConnectError>),
+    /// The server that was to be this client's alone turned its login down.
+    DedicatedLoginFailed(Arc<ConnectError>),
     /// The pool has no server, and the last attempt failed less than `server_login_retry` ago: the cached error.
     LoginRetry(Arc<ConnectError>),
     /// The database is no longer configured.
@@ -52,11 +60,12 @@ impl fmt::Display for Refusal {
         match self {
             Refusal::QueryWaitTimeout => out.write_str("query_wait_timeout"),
             Refusal::ServerLoginFailed(error) => out.write_str(&error.message),
+            Refusal::DedicatedLoginFailed(error) if error.from_server => out.write_str(DEDICATED_LOGIN_FAILED),
+            Refusal::DedicatedLoginFailed(error) => out.write_str(&error.message),
             Refusal::LoginRetry(error) => {
                 write!(out, "server login has been failing, cached error: {} (server_login_retry)", error.message)
             }
-            Refusal::DatabaseGone => out.write_str("database removed"),
-            Refusal::Killed => out.write_str("admin forced disconnect"),
+            Refusal::Killed | Refusal::DatabaseGone => out.write_str("database removed"),
             Refusal::Shutdown => out.write_str("server shutting down"),
         }
     }
@@ -67,12 +76,29 @@ pub struct Waiter {
     card: Arc<ClientCard>,
     pool: Arc<Pool>,
     slot: Mutex<Slot>,
+    dedicated: Option<Box<Dedicated>>,
+}
+
+/// How a server that is opened for one client starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// What it is for.
+    pub replication: Replication,
+    /// Startup parameters, which go before those of the database.
+    pub parameters: Vec<(String, String)>,
+}
+
+/// What only a client with a server of its own has.
+struct Dedicated {
+    start: Start,
+    /// The opening under way.
+    opening: Mutex<Option<AbortHandle>>,
 }
 
 /// Where the answer to a wait is put.
 struct Slot {
-    /// Number of the present wait, or of the last.
-    turn: u64,
+    /// Number of the present wait, or of the last; it may begin anew, for no order is that old.
+    turn: u32,
     /// Is the client still waiting?
     open: bool,
     /// Is a notice due (`query_wait_notify`)?
@@ -89,7 +115,22 @@ pub(super) enum Outcome {
 impl Waiter {
     /// For the client with this card, in this pool.
     pub fn new(card: Arc<ClientCard>, pool: Arc<Pool>) -> Arc<Waiter> {
-        Arc::new(Waiter { card, pool, slot: Mutex::new(Slot { turn: 0, open: false, notice: false, outcome: None }) })
+        Waiter::with(card, pool, None)
+    }
+
+    /// For the client with this card, which will ask for a server of its own ([`Pool::ask_dedicated`]).
+    pub fn dedicated(card: Arc<ClientCard>, pool: Arc<Pool>, start: Start) -> Arc<Waiter> {
+        Waiter::with(card, pool, Some(Box::new(Dedicated { start, opening: Mutex::new(None) })))
+    }
+
+    fn with(card: Arc<ClientCard>, pool: Arc<Pool>, dedicated: Option<Box<Dedicated>>) -> Arc<Waiter> {
+        let slot = Mutex::new(Slot { turn: 0, open: false, notice: false, outcome: None });
+        Arc::new(Waiter { card, pool, slot, dedicated })
+    }
+
+    /// How its own server is to start, if it is to have one.
+    pub fn start(&self) -> Option<&Start> {
+        self.dedicated.as_deref().map(|dedicated| &dedicated.start)
     }
 
     /// The client's card.
@@ -106,7 +147,7 @@ impl Waiter {
     pub(super) fn begin(self: &Arc<Waiter>) -> Turn {
         let mut slot = lock(&self.slot);
         debug_assert!(!slot.open, "one wait at a time");
-        slot.turn += 1;
+        slot.turn = slot.turn.wrapping_add(1);
         slot.open = true;
         slot.notice = false;
         Turn { waiter: self.clone(), turn: slot.turn }
@@ -122,7 +163,7 @@ impl Waiter {
 #[derive(Clone)]
 pub(super) struct Turn {
     waiter: Arc<Waiter>,
-    turn: u64,
+    turn: u32,
 }
 
 impl Turn {
@@ -139,6 +180,24 @@ impl Turn {
         drop(slot);
         self.waiter.card.wake();
         Ok(())
+    }
+
+    /// Remembers the opening under way for this turn, which ends when the client leaves.
+    pub(super) fn opening(&self, task: AbortHandle) {
+        let Some(dedicated) = &self.waiter.dedicated else { return };
+        // The lock is held over the look at the slot: whoever leaves now closes the slot first, and then looks here.
+        let mut opening = lock(&dedicated.opening);
+        let slot = lock(&self.waiter.slot);
+        if slot.open && slot.turn == self.turn {
+            *opening = Some(task);
+        } else {
+            task.abort();
+        }
+    }
+
+    /// The waiter.
+    pub(super) fn waiter(&self) -> &Arc<Waiter> {
+        &self.waiter
     }
 
     /// Makes a notice due and wakes the client.
@@ -176,7 +235,7 @@ impl Ticket {
         match outcome {
             Outcome::Granted { kept, loan, waited_us } => {
                 let shard = self.waiter.pool.counters.shard(self.worker);
-                bump(&shard.server_assignment_count, 1);
+                bump(&shard.server_assignment_count, u64::from(self.waiter.dedicated.is_none()));
                 bump(&shard.wait_time, waited_us);
                 Some(Ok(Lease::begin(kept, loan, &self.waiter)))
             }
@@ -194,12 +253,19 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         let pool = &self.waiter.pool;
         let was_open = std::mem::replace(&mut lock(&self.waiter.slot).open, false);
+        let dedicated = self.waiter.dedicated.as_deref();
+        if let Some(opening) = dedicated.and_then(|dedicated| lock(&dedicated.opening).take()) {
+            opening.abort();
+        }
         if !was_open {
             return;
         }
         self.waiter.card.set_state(ClientState::Active);
         // Out of the line, or else an order for this turn was made: it finds the slot closed, or is in it by now.
-        drop(pool.lock().client_left(self.place));
+        drop(match dedicated {
+            Some(_) => pool.lock().dedicated_left(self.place),
+            None => pool.lock().client_left(self.place),
+        });
         let outcome = lock(&self.waiter.slot).outcome.take();
         if let Some(Outcome::Granted { kept, loan, .. }) = outcome {
             pool.shelve(kept, loan, world::now());
@@ -218,6 +284,7 @@ impl Lease {
     pub(super) fn begin(kept: Kept, loan: Loan, waiter: &Arc<Waiter>) -> Lease {
         let card = kept.server.card();
         card.set_state(ServerState::Active);
+        card.count_loan();
         card.set_link(waiter.card.id);
         waiter.card.set_link(card.id);
         Lease { held: Some((kept, loan)), waiter: waiter.clone() }
@@ -234,7 +301,10 @@ impl Lease {
     /// Gives the server back to which nothing was sent: no reset is due, and it does not count as an assignment.
     pub fn release_untouched(mut self, worker: usize, now: Moment) {
         self.waiter.pool.counters.shard(worker).server_assignment_count.fetch_sub(1, Relaxed);
-        if let Some((kept, loan)) = self.take() {
+        if let Some((kept, mut loan)) = self.take() {
+            // With server_lifetime 0 it would close, and its first query would find none. Had it served before, it
+            // would have closed then.
+            loan.served = false;
             match kept.server.card().cancels.load(std::sync::atomic::Ordering::SeqCst) {
                 0 => self.waiter.pool.shelve(kept, loan, now),
                 _ => self.waiter.pool.hold_back(kept, loan),

@@ -67,14 +67,35 @@ impl Ledger {
     pub(super) fn permit(&self, pool: &Arc<Pool>, purpose: Purpose, now: Moment) -> Option<Permit> {
         let caps = pool.rules().caps();
         let booked = || Permit { pool: Some(pool.clone()) };
+        if purpose == Purpose::Minimum {
+            // Not even remembered: news of room is for pools with clients that wait.
+            return lock(&self.quota).take(&pool.names, caps).is_ok().then(booked);
+        }
+        if let Some(permit) = self.take_or_evict(pool, now) {
+            return Some(permit);
+        }
+        let last = lock(&self.quota).take_or_wait(&pool.names, caps, PoolRef(Arc::downgrade(pool)));
+        last.is_ok().then(booked)
+    }
+
+    /// A place for the connection of a request to cancel: `beyond` the caps, or where they leave room or can be made
+    /// to. It is booked either way, so that the caps hold for whatever is opened next to it.
+    pub(super) fn cancel_permit(&self, pool: &Arc<Pool>, beyond: bool, now: Moment) -> Option<Permit> {
+        if beyond {
+            lock(&self.quota).book(&pool.names);
+            return Some(Permit { pool: Some(pool.clone()) });
+        }
+        self.take_or_evict(pool, now)
+    }
+
+    /// A place under the caps, at the price of other pools' idle servers.
+    fn take_or_evict(&self, pool: &Arc<Pool>, now: Moment) -> Option<Permit> {
+        let caps = pool.rules().caps();
+        let booked = || Permit { pool: Some(pool.clone()) };
         let mut full = match lock(&self.quota).take(&pool.names, caps) {
             Ok(()) => return Some(booked()),
             Err(full) => full,
         };
-        if purpose == Purpose::Minimum {
-            // Not even remembered: news of room is for pools with clients that wait.
-            return None;
-        }
         while let Some((victim, kept)) = self.evict(&pool.names, full) {
             let exchanged = lock(&self.quota).exchange(&victim.names, &pool.names, caps);
             match exchanged {
@@ -92,8 +113,13 @@ impl Ledger {
                 }
             }
         }
-        let last = lock(&self.quota).take_or_wait(&pool.names, caps, PoolRef(Arc::downgrade(pool)));
-        last.is_ok().then(booked)
+        None
+    }
+
+    /// A place for a server that is open already, whatever the caps.
+    pub(super) fn permit_open(&self, pool: &Arc<Pool>) -> Permit {
+        lock(&self.quota).book(&pool.names);
+        Permit { pool: Some(pool.clone()) }
     }
 
     /// Servers open in a database, those being opened included.

@@ -13,12 +13,17 @@
 //! - [`rules`]: what the configuration says of one pool
 //! - this file: the pool, and the orders turned into deeds; `errands`: the deeds that take time
 //! - [`lease`]: what a client holds while it waits, and while it has a server
+//! - [`cancel_line`]: connections that carry requests to cancel, pure; `cancels`: their tickets, and the peers
 //! - [`registry`]: every pool by name; reload, PAUSE and its kin, limits on clients
+//! - [`suspension`]: SUSPEND; `adopt`: servers that a predecessor opened, and those shown to a successor
 //!
 //! Locks are std mutexes, each private to its file, and held for no call that could block. They nest in one order only:
 //! registry, pool, waiter. Servers and permits are dropped with no lock held, since a permit's end may wake other
 //! pools.
 
+mod adopt;
+pub mod cancel_line;
+mod cancels;
 mod errands;
 pub mod hosts;
 pub mod idle;
@@ -29,32 +34,42 @@ pub mod quota;
 pub mod registry;
 pub mod rules;
 pub mod scheduler;
+pub mod suspension;
 pub mod waiting;
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-pub use lease::{Ask, Lease, Refusal, Ticket, Waiter};
+pub use adopt::{Checked, Origin};
+pub use cancels::{CancelTicket, PeerPool, PeerPoolView};
+pub use lease::{Ask, Lease, Refusal, Start, Ticket, Waiter};
 pub use registry::{Admission, ControlError, DatabaseView, Denied, NoPool, Registry, Released, State, Stop, UserView};
 pub use rules::Rules;
 
 use crate::auth::{Credential, KeyCache};
-use crate::config::{LoadBalanceHosts, PoolMode};
+use crate::config::{Host, LoadBalanceHosts, PoolMode};
+use crate::net::dns::Dns;
+use crate::net::tls::Tls;
 use crate::net::workers::Workers;
 use crate::protocol::parameters::ParameterSet;
-use crate::server::{ConnectError, Server};
+use crate::server::{ConnectError, Means, Server};
 use crate::stats::counters::{Counters, bump};
 use crate::stats::moment::Moment;
-use crate::stats::roster::{Roster, ServerState};
+use crate::stats::roster::{self, Endpoint, Roster, ServerCard, ServerState};
+use crate::wire::startup::Replication;
+use cancel_line::CancelLine;
 use idle::Held;
 use lease::{Outcome, Turn};
 use ledger::{Ledger, Permit};
 use orders::{Counts, Ended, Loan, Order, Reason, Refused};
 use quota::Names;
 use scheduler::{Returned, Scheduler};
+use suspension::Suspension;
+use waiting::Place;
 
 /// A server in the pool's keeping, with its place under the caps.
 struct Kept {
@@ -70,6 +85,10 @@ impl Held for Kept {
     fn mark(&self, state: ServerState) {
         self.server.card().set_state(state);
     }
+
+    fn close_needed(&self) -> bool {
+        self.server.card().close_needed.load(Relaxed)
+    }
 }
 
 /// What pools share.
@@ -78,9 +97,20 @@ struct Surroundings {
     workers: Workers,
     /// Derived keys, for logging in to servers.
     keys: KeyCache,
+    /// Encryption, towards clients and towards servers.
+    tls: Tls,
     ledger: Ledger,
+    /// Where hosts are looked up.
+    dns: Dns,
+    suspension: Suspension,
     /// Rings after every change but the quick ones: PAUSE and WAIT_CLOSE look again.
     progress: Notify,
+}
+
+impl Surroundings {
+    fn means(&self) -> Means {
+        Means { dns: self.dns.clone(), keys: self.keys.clone(), tls: self.tls.current() }
+    }
 }
 
 /// The servers of one (database, user), and the clients that share them.
@@ -99,7 +129,8 @@ pub struct Pool {
     /// Servers whose client is done but for which a cancel request is still under way.
     held_back: Mutex<Vec<(Kept, Loan)>>,
     members: AtomicUsize,
-    cancel_requests: CancelRequests,
+    /// Requests to cancel for clients of this pool.
+    cancel_line: Mutex<CancelLine>,
     /// Where the next server goes that is opened for nobody in particular.
     next_worker: AtomicUsize,
     /// Since when it has had neither client nor server, in microseconds of [`Moment`]; 0 is not known.
@@ -112,15 +143,6 @@ struct Welcome {
     parameters: Option<Arc<ParameterSet>>,
     /// Servers may be others by now: the next one opened is asked again.
     stale: bool,
-}
-
-/// Cancel requests for clients of a pool, kept by the `cancel` room for SHOW POOLS.
-#[derive(Debug, Default)]
-pub struct CancelRequests {
-    /// Not yet on their way (`cl_waiting_cancel_req`).
-    pub waiting: AtomicU32,
-    /// Being forwarded (`cl_active_cancel_req`, `sv_active_cancel`).
-    pub active: AtomicU32,
 }
 
 /// The row of a pool in SHOW POOLS.
@@ -162,7 +184,7 @@ impl Pool {
             last_error: Mutex::default(),
             held_back: Mutex::default(),
             members: AtomicUsize::new(0),
-            cancel_requests: CancelRequests::default(),
+            cancel_line: Mutex::default(),
             next_worker: AtomicUsize::new(0),
             empty_since: AtomicU64::new(0),
         });
@@ -199,11 +221,6 @@ impl Pool {
     /// report stands until a new server gives another: a login must not depend on a place in a full pool.
     pub fn welcome(&self) -> Option<Arc<ParameterSet>> {
         lock(&self.welcome).parameters.clone()
-    }
-
-    /// Cancel requests under way for clients of this pool.
-    pub fn cancel_requests(&self) -> &CancelRequests {
-        &self.cancel_requests
     }
 
     /// Counts a client that is logged in, until the guard is dropped.
@@ -243,6 +260,16 @@ impl Pool {
         let turn = waiter.begin();
         let answer = scheduler.client_waits(turn, worker, now);
         drop(scheduler);
+        self.in_line(waiter, answer, worker, now)
+    }
+
+    fn in_line(
+        self: &Arc<Pool>,
+        waiter: &Arc<Waiter>,
+        answer: Result<Place, Refused>,
+        worker: usize,
+        now: Moment,
+    ) -> Ask {
         let ask = match answer {
             Ok(place) => Ask::Waiting(Ticket::new(waiter, place, worker)),
             Err(refused) => {
@@ -252,6 +279,15 @@ impl Pool {
         };
         self.carry_out(now);
         ask
+    }
+
+    /// As [`Pool::ask`], for a server that is opened for this waiter alone: one made by [`Waiter::dedicated`]. The
+    /// client is always in line first, until the server is logged in.
+    pub fn ask_dedicated(self: &Arc<Pool>, waiter: &Arc<Waiter>, worker: usize, now: Moment) -> Ask {
+        debug_assert!(waiter.start().is_some(), "a waiter that says how the server is to start");
+        let turn = waiter.begin();
+        let answer = self.lock().dedicated_waits(turn, worker, now);
+        self.in_line(waiter, answer, worker, now)
     }
 
     /// A cancel request has settled: servers that were kept back for it are put in order and go home. The server's
@@ -270,21 +306,21 @@ impl Pool {
     pub fn view(&self, now: Moment) -> PoolView {
         let counts = self.counts(now);
         let rules = self.rules();
-        let active_cancels = self.cancel_requests.active.load(Relaxed);
+        let cancels = lock(&self.cancel_line).counts();
         PoolView {
             database: self.names.database.clone(),
             user: self.names.user.clone(),
             cl_active: self.members().saturating_sub(counts.waiting),
             cl_waiting: counts.waiting,
-            cl_active_cancel_req: active_cancels,
-            cl_waiting_cancel_req: self.cancel_requests.waiting.load(Relaxed),
+            cl_active_cancel_req: cancels.telling,
+            cl_waiting_cancel_req: cancels.waiting,
             sv_active: counts.active,
-            sv_active_cancel: active_cancels,
+            sv_active_cancel: cancels.telling,
             sv_being_canceled: counts.being_canceled,
             sv_idle: counts.idle,
             sv_used: counts.used,
             sv_tested: counts.tested,
-            sv_login: counts.opening,
+            sv_login: counts.opening + cancels.connecting,
             maxwait_us: counts.maxwait_us,
             pool_mode: rules.pool_mode,
             load_balance_hosts: (rules.hosts.len() > 1).then_some(rules.load_balance_hosts),
@@ -356,6 +392,9 @@ impl Pool {
                 }
             }
             Order::Open { slip, host, worker, purpose } => self.open(slip, host, worker, purpose, now),
+            Order::OpenDedicated { slip, host, worker, purpose, waiter } => {
+                self.open_dedicated(slip, host, worker, purpose, &waiter, now);
+            }
             Order::Check { server, loan } => self.check(server, loan, now),
             Order::Close { server, reason } => self.close(server, reason.text(), now),
             Order::Refuse { waiter, why } => {
@@ -390,8 +429,16 @@ impl Pool {
     /// Does what time asks for, some three times a second.
     fn tick(self: &Arc<Pool>, now: Moment) {
         let members = self.members.load(Relaxed);
-        self.lock().tick(members, now, |kept| kept.server.has_spoken());
+        let dedicated = {
+            let mut scheduler = self.lock();
+            scheduler.tick(members, now, |kept| kept.server.has_spoken());
+            scheduler.has_dedicated()
+        };
         self.carry_out(now);
+        if dedicated {
+            // One that was just being handed to its client when it was marked.
+            self.drop_unwanted();
+        }
         self.cancel_settled();
     }
 
@@ -428,13 +475,63 @@ impl Pool {
     /// RECONNECT: every server open now is closed, at once or as it comes home.
     fn reconnect(self: &Arc<Pool>, now: Moment) {
         lock(&self.welcome).stale = true;
-        for card in self.surroundings.roster.servers() {
-            if card.database == self.names.database && card.user == self.names.user {
-                card.close_needed.store(true, Relaxed);
+        for host in &self.rules().hosts {
+            if let Host::Tcp { host, .. } = host {
+                self.surroundings.dns.expire(host);
             }
+        }
+        for card in self.server_cards() {
+            card.close_needed.store(true, Relaxed);
         }
         self.lock().reconnect(now);
         self.carry_out(now);
+        self.drop_unwanted();
+    }
+
+    /// Orders the clients away whose dedicated server is marked to be closed: such a connection may last for ever, so
+    /// nobody waits for its end.
+    fn drop_unwanted(&self) {
+        for card in self.server_cards() {
+            if card.replication() != Replication::Off
+                && card.close_needed.load(Relaxed)
+                && let Some(client) = self.surroundings.roster.client(card.link())
+            {
+                client.give_order(roster::Order::ServerUnwanted);
+            }
+        }
+    }
+
+    /// A host has these addresses no longer: servers connected to one of them are closed, at once or as they come home.
+    fn addresses_gone(self: &Arc<Pool>, host: &str, gone: &[IpAddr], now: Moment) {
+        let leads_there = |card: &ServerCard| {
+            let address = match &card.peer {
+                Endpoint::Tcp(address) => address.ip(),
+                Endpoint::Unix { .. } => return false,
+            };
+            gone.contains(&address) && card.host.get().is_some_and(|known| **known == *host)
+        };
+        let mut found = false;
+        for card in self.server_cards().filter(|card| leads_there(card)) {
+            card.close_needed.store(true, Relaxed);
+            found = true;
+        }
+        if found {
+            lock(&self.welcome).stale = true;
+            self.lock().close_marked(now);
+            self.carry_out(now);
+            self.drop_unwanted();
+        }
+    }
+
+    /// Servers that are marked to be closed and are not closed yet.
+    fn servers_marked(&self) -> u32 {
+        let marked = self.server_cards().filter(|card| card.close_needed.load(Relaxed)).count();
+        u32::try_from(marked).unwrap_or(u32::MAX)
+    }
+
+    fn server_cards(&self) -> impl Iterator<Item = Arc<ServerCard>> {
+        let cards = self.surroundings.roster.servers().into_iter();
+        cards.filter(|card| card.database == self.names.database && card.user == self.names.user)
     }
 
     fn end(self: &Arc<Pool>, ended: Ended, now: Moment) {

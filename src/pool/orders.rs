@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::idle::Reuse;
+use super::waiting::Place;
 use crate::config::LoadBalanceHosts;
 use crate::stats::moment::Moment;
 
@@ -50,6 +51,8 @@ pub enum Errand {
     Tested,
     /// Kept back until a cancel request for it has settled.
     BeingCanceled,
+    /// With the one client it was opened for, until that leaves: a replication connection.
+    Dedicated,
 }
 
 /// The scheduler's note on a server that is away from the shelf. Comes with the server, goes back with it, or alone
@@ -72,6 +75,8 @@ pub struct Slip {
     pub(super) purpose: Purpose,
     /// How often room was made in the caps when this was issued: a refusal that crossed such news is not believed.
     pub(super) room: u64,
+    /// The place in the dedicated line of the one client that the server is for; nothing for a server of the pool's.
+    pub(super) place: Option<Place>,
 }
 
 /// Why a server is opened.
@@ -104,8 +109,10 @@ pub enum Reason {
     TooMany,
     /// PAUSE.
     Paused,
-    /// Its place was needed by another pool under a common cap.
+    /// Its place was needed: by another pool under a common cap, or for a replication connection of this one.
     Evicted,
+    /// It was opened for a replication client that has left. Such a server never serves another.
+    ReplicationOver,
     /// KILL, or the database is no longer configured.
     DatabaseRemoved,
     /// The process stops.
@@ -125,6 +132,7 @@ impl Reason {
             Reason::TooMany => "too many servers in the pool",
             Reason::Paused => "pause mode",
             Reason::Evicted => "evicted",
+            Reason::ReplicationOver => "replication client was closed",
             Reason::DatabaseRemoved => "database removed",
             Reason::Shutdown => "server shutting down",
         }
@@ -189,6 +197,19 @@ pub enum Order<S, W> {
         /// What for.
         purpose: Purpose,
     },
+    /// Open a server for this waiter alone. It stays in line meanwhile.
+    OpenDedicated {
+        /// To be handed back with the outcome.
+        slip: Slip,
+        /// Which of the hosts.
+        host: usize,
+        /// On which worker thread.
+        worker: usize,
+        /// What for: demand, or out of the reserve.
+        purpose: Purpose,
+        /// Whom.
+        waiter: W,
+    },
     /// Run the check query, then hand the server back.
     Check {
         /// The server.
@@ -226,8 +247,10 @@ pub struct Counts {
     pub idle: u32,
     /// Servers due for a check before use.
     pub used: u32,
-    /// Servers on loan.
+    /// Servers on loan, dedicated ones included.
     pub active: u32,
+    /// Of those, the ones opened for one client.
+    pub dedicated: u32,
     /// Servers running a reset or check query.
     pub tested: u32,
     /// Servers kept back until a cancel request has settled.

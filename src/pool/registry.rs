@@ -6,10 +6,11 @@
 
 mod control;
 mod crowd;
+mod suspend;
 mod views;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -18,15 +19,21 @@ pub use control::{ControlError, Released, State, Stop};
 pub use crowd::{Admission, Denied};
 pub use views::{DatabaseView, UserView};
 
+use super::cancels::PeerPool;
 use super::ledger::Ledger;
 use super::orders::Ended;
 use super::quota::Names;
 use super::rules::Rules;
-use super::{Pool, Surroundings};
+use super::suspension::Suspension;
+use super::{Pool, Surroundings, lock};
 use crate::auth::{Credential, KeyCache, Proof, Secret, credential_from};
-use crate::config::{Config, Database};
+use crate::config::{Config, Database, Host};
+use crate::net::dns::Dns;
+use crate::net::tls::Tls;
 use crate::net::workers::Workers;
+use crate::net::world;
 use crate::stats::counters::Totals;
+use crate::stats::lines;
 use crate::stats::moment::Moment;
 use crate::stats::roster::{ClientState, Order, Roster};
 use crowd::Crowd;
@@ -46,7 +53,16 @@ pub enum NoPool {
 pub struct Registry {
     surroundings: Arc<Surroundings>,
     directory: RwLock<Directory>,
+    /// The peers that were sent something, by `peer_id`.
+    peers: Mutex<BTreeMap<u32, Arc<PeerPool>>>,
     crowd: Arc<Crowd>,
+}
+
+/// What the servers of a pool are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Use {
+    Clients,
+    Lookups,
 }
 
 struct Directory {
@@ -60,7 +76,10 @@ struct Directory {
 /// What is known of one database that has a name of its own: configured, or met by way of `*`.
 #[derive(Default)]
 struct Entry {
+    /// The clients' pools, by user.
     pools: BTreeMap<Arc<str>, Arc<Pool>>,
+    /// The pools that run auth_query, by auth_user.
+    lookups: BTreeMap<Arc<str>, Arc<Pool>>,
     paused: bool,
     disabled: bool,
     /// Since when an automatic database has had neither client nor server.
@@ -69,17 +88,62 @@ struct Entry {
     retired: Totals,
 }
 
+impl Entry {
+    fn all(&self) -> impl Iterator<Item = &Arc<Pool>> {
+        self.pools.values().chain(self.lookups.values())
+    }
+
+    fn take_all(&mut self) -> Vec<Arc<Pool>> {
+        let (pools, lookups) = (std::mem::take(&mut self.pools), std::mem::take(&mut self.lookups));
+        pools.into_values().chain(lookups.into_values()).collect()
+    }
+}
+
 impl Registry {
     /// A registry without pools.
     pub fn new(config: Arc<Config>, roster: Arc<Roster>, workers: Workers, keys: KeyCache) -> Arc<Registry> {
-        let surroundings = Surroundings { roster, workers, keys, ledger: Ledger::default(), progress: Notify::new() };
+        let dns = Dns::new(&config.settings, workers.clone());
+        let surroundings = Surroundings {
+            roster,
+            workers,
+            keys,
+            ledger: Ledger::default(),
+            dns: dns.clone(),
+            suspension: Suspension::default(),
+            tls: Tls::default(),
+            progress: Notify::new(),
+        };
         let mut directory = Directory { config, databases: BTreeMap::new(), paused: false, stopping: None };
         directory.enter_configured();
-        Arc::new(Registry {
+        let registry = Arc::new(Registry {
             surroundings: Arc::new(surroundings),
             directory: RwLock::new(directory),
+            peers: Mutex::default(),
             crowd: Arc::default(),
-        })
+        });
+        let weak = Arc::downgrade(&registry);
+        dns.watch(move |host, gone| {
+            let Some(registry) = weak.upgrade() else { return };
+            for pool in registry.pools() {
+                pool.addresses_gone(host, gone, world::now());
+            }
+        });
+        registry
+    }
+
+    /// Where the hosts of all databases are looked up.
+    pub fn dns(&self) -> &Dns {
+        &self.surroundings.dns
+    }
+
+    /// SUSPEND, as tasks see it.
+    pub fn suspension(&self) -> &Suspension {
+        &self.surroundings.suspension
+    }
+
+    /// The encryption in force; none until it is put there.
+    pub fn tls(&self) -> &Tls {
+        &self.surroundings.tls
     }
 
     /// The configuration that holds now.
@@ -93,35 +157,82 @@ impl Registry {
     /// # Errors
     /// See [`NoPool`].
     pub fn pool(&self, database: &str, user: &str, credential: &Credential) -> Result<Arc<Pool>, NoPool> {
+        self.enter(database, user, Some(credential))
+    }
+
+    /// The same for a client of whom nothing new is known: the pool goes on proving what it can.
+    ///
+    /// # Errors
+    /// See [`NoPool`].
+    pub fn pool_as_it_is(&self, database: &str, user: &str) -> Result<Arc<Pool>, NoPool> {
+        self.enter(database, user, None)
+    }
+
+    fn enter(&self, database: &str, user: &str, credential: Option<&Credential>) -> Result<Arc<Pool>, NoPool> {
         let directory = self.read();
         let found = directory.admits(database)?;
         let user = found.user.as_deref().unwrap_or(user);
-        let credential = forced_credential(&directory.config, found).unwrap_or_else(|| credential.clone());
+        let credential = forced_credential(&directory.config, found).or_else(|| credential.cloned());
         if let Some(pool) = directory.databases.get(database).and_then(|entry| entry.pools.get(user)) {
+            let pool = pool.clone();
+            drop(directory);
+            if let Some(credential) = credential {
+                pool.offer_credential(credential);
+            }
+            return Ok(pool);
+        }
+        let user: Arc<str> = user.into();
+        drop(directory);
+        self.create(database, user, credential.unwrap_or(Credential::None), Use::Clients)
+    }
+
+    /// The pool in which `user` runs auth_query. No client gets a server of it, not even one that logs in as the same
+    /// user: whatever a client leaves behind on a server (a search_path, a temporary table) could answer the query with
+    /// a secret of its own making. The database's forced user does not matter here.
+    ///
+    /// # Errors
+    /// See [`NoPool`].
+    pub fn lookup_pool(&self, database: &str, user: &str) -> Result<Arc<Pool>, NoPool> {
+        let directory = self.read();
+        let found = directory.admits(database)?;
+        let credential = lookup_credential(&directory.config, found, user);
+        if let Some(pool) = directory.databases.get(database).and_then(|entry| entry.lookups.get(user)) {
             let pool = pool.clone();
             drop(directory);
             pool.offer_credential(credential);
             return Ok(pool);
         }
-        let user: Arc<str> = user.into();
         drop(directory);
-        self.create(database, user, credential)
+        self.create(database, user.into(), credential, Use::Lookups)
     }
 
-    fn create(&self, database: &str, user: Arc<str>, credential: Credential) -> Result<Arc<Pool>, NoPool> {
+    fn create(
+        &self,
+        database: &str,
+        user: Arc<str>,
+        credential: Credential,
+        purpose: Use,
+    ) -> Result<Arc<Pool>, NoPool> {
         let mut directory = self.write();
         let found = directory.admits(database)?;
         let rules = Rules::new(&directory.config, found, database, &user);
+        let rules = if purpose == Use::Lookups { rules.for_lookups() } else { rules };
         let everywhere = directory.paused;
         let name = match directory.databases.get_key_value(database) {
             Some((name, _)) => name.clone(),
             None => Arc::from(database),
         };
+        if !directory.databases.contains_key(&name) {
+            tracing::info!("registered new auto-database: {name}");
+        }
         let entry = directory.databases.entry(name.clone()).or_default();
         entry.inactive_since = None;
         let paused = everywhere || entry.paused;
-        let pool = entry
-            .pools
+        let pools = match purpose {
+            Use::Clients => &mut entry.pools,
+            Use::Lookups => &mut entry.lookups,
+        };
+        let pool = pools
             .entry(user.clone())
             .or_insert_with(|| Pool::new(Names { database: name, user }, rules, credential, self.surroundings.clone()));
         if paused {
@@ -132,8 +243,8 @@ impl Registry {
         Ok(pool.clone())
     }
 
-    /// Counts a client in under its database and the user it logs in as, until the admission is dropped. The console's
-    /// clients are not counted.
+    /// Counts a client in under its database and the user it logs in as, until the admission is dropped. The console is
+    /// a database too.
     ///
     /// # Errors
     /// `max_db_client_connections` or `max_user_client_connections` is reached.
@@ -142,9 +253,29 @@ impl Registry {
         self.crowd.admit(database, user, limits)
     }
 
+    /// As [`Registry::admit`], whatever the limits.
+    pub fn count_in(&self, database: &str, user: &str) -> Admission {
+        self.crowd.count_in(database, user)
+    }
+
     /// All pools, by database and user.
     pub fn pools(&self) -> Vec<Arc<Pool>> {
-        self.read().databases.values().flat_map(|entry| entry.pools.values().cloned()).collect()
+        self.read().databases.values().flat_map(|entry| entry.all().cloned()).collect()
+    }
+
+    /// The peer with this id, if it is configured.
+    pub fn peer(&self, id: u16) -> Option<Arc<PeerPool>> {
+        // Looked up and entered under the directory's lock, so that a reload that removes it comes before or after.
+        let directory = self.read();
+        let config = &directory.config;
+        let peer = config.peers.get(&u32::from(id))?;
+        let new = || PeerPool::new(id, peer, config.settings.default_pool_size, self.surroundings.clone());
+        Some(lock(&self.peers).entry(u32::from(id)).or_insert_with(new).clone())
+    }
+
+    /// The peers that were sent something, by id.
+    pub fn peers(&self) -> Vec<Arc<PeerPool>> {
+        lock(&self.peers).values().cloned().collect()
     }
 
     /// What each database's pools have counted, those that are no more included.
@@ -152,7 +283,7 @@ impl Registry {
         let directory = self.read();
         let sum = |entry: &Entry| {
             let mut totals = entry.retired;
-            for pool in entry.pools.values() {
+            for pool in entry.all() {
                 totals += pool.counters().totals();
             }
             totals
@@ -163,6 +294,11 @@ impl Registry {
     /// A new configuration holds from now on. Pools get their new rules, servers that lead elsewhere close as they come
     /// home, and databases that are no longer configured end, clients and all.
     pub fn apply(&self, config: Arc<Config>, now: Moment) {
+        let named = |name: &str, host: &Host| matches!(host, Host::Tcp { host, .. } if host == name);
+        self.surroundings.dns.apply(&config.settings, |name| {
+            let databases = config.databases.values().flat_map(|database| &database.hosts);
+            databases.chain(config.peers.values().map(|peer| &peer.host)).any(|host| named(name, host))
+        });
         let mut changed = Vec::new();
         let mut gone = Vec::new();
         let mut directory = self.write();
@@ -171,17 +307,24 @@ impl Registry {
         directory.databases.retain(|name, entry| match config.database(name) {
             Some(database) => {
                 for (user, pool) in &entry.pools {
-                    let credential = forced_credential(&config, database);
+                    let credential =
+                        forced_credential(&config, database).filter(|_| database.user.as_deref() == Some(user));
                     changed.push((pool.clone(), Rules::new(&config, database, name, user), credential));
+                }
+                for (user, pool) in &entry.lookups {
+                    let credential = lookup_credential(&config, database, user);
+                    let rules = Rules::new(&config, database, name, user).for_lookups();
+                    changed.push((pool.clone(), rules, Some(credential)));
                 }
                 true
             }
             None => {
-                gone.push((name.clone(), std::mem::take(&mut entry.pools)));
+                gone.push((name.clone(), entry.take_all()));
                 false
             }
         });
         drop(directory);
+        self.apply_to_peers(&config);
         for (pool, rules, credential) in changed {
             if let Some(credential) = credential {
                 pool.offer_credential(credential);
@@ -190,12 +333,33 @@ impl Registry {
         }
         for (name, pools) in gone {
             tracing::warn!("dropping database '{name}' as it does not exist anymore or inactive auto-database");
-            self.end(&name, pools.into_values(), Ended::DatabaseGone, now);
+            self.end(&name, pools, Ended::DatabaseGone, now);
         }
     }
 
-    /// Does what time asks for, some three times a second: in each pool, and here what outlives its use.
+    /// Peers get their new addresses and sizes. What is under way to one that is no longer configured is given up.
+    fn apply_to_peers(&self, config: &Config) {
+        lock(&self.peers).retain(|id, pool| match config.peers.get(id) {
+            Some(peer) => {
+                pool.apply(peer, config.settings.default_pool_size);
+                true
+            }
+            None => {
+                tracing::warn!("dropping peer {id} as it does not exist anymore");
+                pool.remove();
+                false
+            }
+        });
+        self.surroundings.progress.notify_waiters();
+    }
+
+    /// Does what time asks for, some three times a second: in each pool, and here what outlives its use. While there
+    /// is a suspension, time asks for nothing.
     pub fn tick(&self, now: Moment) {
+        if self.suspension().is_on() {
+            return;
+        }
+        self.surroundings.dns.tick(now);
         self.prefill();
         for pool in self.pools() {
             pool.tick(now);
@@ -231,15 +395,23 @@ impl Registry {
         let mut gone = Vec::new();
         let mut directory = self.write();
         directory.databases.retain(|name, entry| {
-            let Entry { pools, retired, .. } = entry;
-            pools.retain(|_, pool| {
-                let stays = pools_after.is_zero() || !pool.empty_for(pools_after, now);
-                if !stays {
-                    *retired += pool.counters().totals();
+            let Entry { pools, lookups, retired, .. } = entry;
+            let mut keep = |user: &Arc<str>, pool: &mut Arc<Pool>| {
+                let rules = pool.rules();
+                let filled_again = rules.forced_user && rules.min_pool_size > 0;
+                let empty_for = if pools_after.is_zero() || filled_again { None } else { pool.empty_for(now) };
+                match empty_for.filter(|span| *span > pools_after && Arc::strong_count(pool) == 1) {
+                    None => true,
+                    Some(span) => {
+                        tracing::info!("{}", lines::idle_pool(name, user, span));
+                        *retired += pool.counters().totals();
+                        false
+                    }
                 }
-                stays
-            });
-            if !automatic(name) || entry.pools.values().any(|pool| pool.in_use(now)) {
+            };
+            pools.retain(&mut keep);
+            lookups.retain(&mut keep);
+            if !automatic(name) || entry.all().any(|pool| pool.in_use(now)) {
                 entry.inactive_since = None;
                 return true;
             }
@@ -247,25 +419,26 @@ impl Registry {
             if databases_after.is_zero() || entry.paused || entry.disabled || now.since(since) <= databases_after {
                 return true;
             }
-            gone.push((name.clone(), std::mem::take(&mut entry.pools)));
+            gone.push((name.clone(), entry.take_all()));
             false
         });
         drop(directory);
         for (name, pools) in gone {
             tracing::warn!("dropping database '{name}' as it does not exist anymore or inactive auto-database");
-            self.end(&name, pools.into_values(), Ended::DatabaseGone, now);
+            self.end(&name, pools, Ended::DatabaseGone, now);
         }
     }
 
     /// Ends pools that are in the directory no more, and the clients of their database.
-    fn end(&self, database: &str, pools: impl Iterator<Item = Arc<Pool>>, ended: Ended, now: Moment) {
+    fn end(&self, database: &str, pools: Vec<Arc<Pool>>, ended: Ended, now: Moment) {
         for pool in pools {
             pool.end(ended, now);
         }
         for card in self.surroundings.roster.clients() {
             let console = card.console.load(std::sync::atomic::Ordering::Relaxed);
-            if !console && card.state() != ClientState::Login && &*card.names().0 == database {
-                card.give_order(Order::Kill);
+            if !console && card.state() != ClientState::Login && card.database().is_some_and(|name| **name == *database)
+            {
+                card.give_order(Order::DatabaseRemoved);
             }
         }
     }
@@ -283,7 +456,7 @@ impl Directory {
     /// The configuration of a database that clients may enter now.
     fn admits(&self, name: &str) -> Result<&Database, NoPool> {
         let database = self.config.database(name).ok_or(NoPool::NoSuchDatabase)?;
-        if self.stopping.is_some() {
+        if self.stopping == Some(Stop::WaitForServers) {
             return Err(NoPool::ShuttingDown);
         }
         match self.databases.get(name) {
@@ -308,12 +481,13 @@ impl Pool {
         self.members() > 0 || counts.servers() > 0 || counts.waiting > 0
     }
 
-    /// Was it empty for this long? Nobody else must hold it either, or a client could be about to join.
-    fn empty_for(self: &Arc<Pool>, span: Duration, now: Moment) -> bool {
+    /// How long it has had neither client nor server. Before it is dropped, nobody else must hold it either, or a
+    /// client could be about to join.
+    fn empty_for(&self, now: Moment) -> Option<Duration> {
         use std::sync::atomic::Ordering::Relaxed;
         if self.in_use(now) {
             self.empty_since.store(0, Relaxed);
-            return false;
+            return None;
         }
         let since = match self.empty_since.load(Relaxed) {
             0 => {
@@ -322,7 +496,7 @@ impl Pool {
             }
             micros => Moment(micros),
         };
-        now.since(since) > span && Arc::strong_count(self) == 1
+        Some(now.since(since))
     }
 }
 
@@ -331,4 +505,12 @@ fn forced_credential(config: &Config, database: &Database) -> Option<Credential>
     let user = database.user.as_deref()?;
     let secret = database.password.as_ref().map(crate::config::Secret::reveal).or_else(|| config.secrets.find(user));
     Some(secret.map_or(Credential::None, |secret| credential_from(&Secret::parse(secret), &Proof::Nothing)))
+}
+
+/// What proves the user who runs auth_query: its secret in the auth_file. Where it has none there and is the database's
+/// forced user too, the password given there.
+fn lookup_credential(config: &Config, database: &Database, user: &str) -> Credential {
+    let forced = database.password.as_ref().filter(|_| database.user.as_deref() == Some(user));
+    let secret = config.secrets.find(user).or_else(|| forced.map(crate::config::Secret::reveal));
+    secret.map_or(Credential::None, |secret| credential_from(&Secret::parse(secret), &Proof::Nothing))
 }

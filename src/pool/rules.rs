@@ -8,12 +8,14 @@
 use std::time::Duration;
 
 use super::idle::Reuse;
+use super::lease::Start;
 use super::orders::Policy;
 use super::quota::{Caps, Names};
-use crate::auth::{Credential, KeyCache};
+use crate::auth::Credential;
 use crate::config::{Config, Database, Host, LoadBalanceHosts, PoolMode};
 use crate::net::sockopt::TcpOptions;
-use crate::server::Target;
+use crate::server::{Means, Target};
+use crate::wire::startup::Replication;
 
 /// Effective values for one (database, user).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,8 +78,12 @@ pub struct Rules {
     pub log_disconnections: bool,
     /// log_connections.
     pub log_connections: bool,
-    /// Does the database force a user?
+    /// Is the pool's user the one whom the database forces on its clients?
     pub forced_user: bool,
+    /// Do the servers run auth_query, and nothing else?
+    pub lookups: bool,
+    /// The user whom the database forces on its clients.
+    pub forced_to: Option<String>,
     /// The database's name at the server.
     pub dbname: String,
     /// Where the database lives, at least one.
@@ -138,7 +144,9 @@ impl Rules {
             disable_pqexec: settings.disable_pqexec,
             log_disconnections: settings.log_disconnections,
             log_connections: settings.log_connections,
-            forced_user: database.user.is_some(),
+            forced_user: database.user.as_deref() == Some(user),
+            lookups: false,
+            forced_to: database.user.clone(),
             dbname: database.dbname.clone().unwrap_or_else(|| name.to_owned()),
             hosts: database.hosts.clone(),
             load_balance_hosts: database.load_balance_hosts,
@@ -146,6 +154,13 @@ impl Rules {
             startup: database.startup.clone(),
             tcp: TcpOptions::from_settings(settings),
         }
+    }
+
+    /// The same for servers that run auth_query. No client ever has one of those: there is nothing to reset, and none
+    /// waits for a user who logs in.
+    #[must_use]
+    pub fn for_lookups(self) -> Rules {
+        Rules { server_reset_query: None, min_pool_size: 0, forced_user: false, lookups: true, ..self }
     }
 
     /// Is a server reset between two clients?
@@ -161,7 +176,7 @@ impl Rules {
             || self.load_balance_hosts != other.load_balance_hosts
             || self.connect_query != other.connect_query
             || self.startup != other.startup
-            || self.forced_user != other.forced_user
+            || self.forced_to != other.forced_to
     }
 
     /// The caps across pools.
@@ -189,19 +204,31 @@ impl Rules {
         }
     }
 
-    /// Where and how to log in, for the host with this index.
-    pub fn target(&self, names: &Names, host: usize, credential: Credential, keys: KeyCache) -> Option<Target> {
+    /// Where and how to log in, for the host with this index; `own` is what a client wants of a server that is its
+    /// alone.
+    pub fn target(
+        &self,
+        names: &Names,
+        host: usize,
+        credential: Credential,
+        own: Option<&Start>,
+        means: Means,
+    ) -> Option<Target> {
+        let own_parameters = own.map_or(&[][..], |own| &own.parameters);
+        let is_own = |name: &str| own_parameters.iter().any(|(own, _)| own.eq_ignore_ascii_case(name));
+        let general = self.startup.iter().filter(|(name, _)| !is_own(name));
         Some(Target {
             database: names.database.clone(),
             user: names.user.clone(),
             dbname: self.dbname.clone(),
             host: self.hosts.get(host).or(self.hosts.first())?.clone(),
             credential,
-            startup: self.startup.clone(),
+            startup: general.chain(own_parameters).cloned().collect(),
+            replication: own.map_or(Replication::Off, |own| own.replication),
             connect_timeout: self.server_connect_timeout,
             connect_query: self.connect_query.clone(),
             tcp: self.tcp.clone(),
-            keys,
+            means,
             log_connections: self.log_connections,
         })
     }

@@ -19,6 +19,8 @@
 //! What always holds: nobody waits while a server is on the shelf; no more servers are opened than `pool_size`, plus
 //! the reserve once someone waited long enough; grants go in order of arrival.
 
+mod dedicated;
+mod inherited;
 mod upkeep;
 
 use std::collections::VecDeque;
@@ -28,6 +30,7 @@ use super::hosts::Hosts;
 use super::idle::{Held, Resting, Reuse, Shelf};
 use super::orders::{Counts, Ended, Errand, Loan, Order, Outlook, Policy, Purpose, Reason, Refused, Slip};
 use super::waiting::{Line, Place};
+use crate::config::LoadBalanceHosts;
 use crate::stats::moment::Moment;
 use crate::stats::roster::ServerState;
 
@@ -38,6 +41,9 @@ use crate::stats::roster::ServerState;
 /// pool, each a fork and, with SCRAM, thousands of hash rounds. Three keep a cold start short, and the burst small.
 /// After a failure it is one, so that a broken database is asked once in each `server_login_retry`.
 pub const OPENINGS_MAX: u32 = 3;
+
+/// The generation of a pool that has seen no RECONNECT; there is one before it, for servers that are to close anyway.
+const FIRST_GENERATION: u64 = 1;
 
 /// Whom the pool serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +73,12 @@ pub struct Scheduler<S, W> {
     /// Due for a check before use; the most recently used is last.
     used: Vec<Resting<S>>,
     line: Line<W>,
+    /// Those who wait for a server of their own, see `dedicated`.
+    dedicated_line: Line<W>,
+    dedicated: u32,
+    dedicated_opening: u32,
+    /// Of the dedicated ones, how many belong to an older generation.
+    dedicated_unwanted: u32,
     active: u32,
     tested: u32,
     being_canceled: u32,
@@ -96,12 +108,16 @@ impl<S: Held, W: Clone> Scheduler<S, W> {
             shelf: Shelf::new(),
             used: Vec::new(),
             line: Line::new(),
+            dedicated_line: Line::new(),
+            dedicated: 0,
+            dedicated_opening: 0,
+            dedicated_unwanted: 0,
             active: 0,
             tested: 0,
             being_canceled: 0,
             opening: 0,
             close_needed: 0,
-            generation: 0,
+            generation: FIRST_GENERATION,
             failed: None,
             capped: false,
             room: 0,
@@ -138,7 +154,7 @@ impl<S: Held, W: Clone> Scheduler<S, W> {
     pub fn client_waits(&mut self, waiter: W, worker: usize, now: Moment) -> Result<Place, Refused> {
         match self.gate {
             Gate::Ended(ended) => return Err(Refused::Ended(ended)),
-            Gate::Open if self.connected() == 0 && self.must_not_retry(now) => return Err(Refused::LoginRetry),
+            Gate::Open if self.shared() == 0 && self.must_not_retry(now) => return Err(Refused::LoginRetry),
             Gate::Open | Gate::Paused => {}
         }
         debug_assert!(self.gate != Gate::Open || self.shelf.is_empty() || !self.line.is_empty());
@@ -154,12 +170,15 @@ impl<S: Held, W: Clone> Scheduler<S, W> {
 
     /// A server is logged in.
     pub fn server_opened(&mut self, server: S, slip: Slip, now: Moment) {
+        if let Some(place) = slip.place {
+            return self.dedicated_opened(server, &slip, place, now);
+        }
         self.opening -= 1;
         if slip.generation == self.generation {
             self.failed = None;
         }
         let loan = Loan { generation: slip.generation, connected: now, served: false, errand: Errand::Tested };
-        let unfit = match self.unfit(&loan, now) {
+        let unfit = match self.unfit(&server, &loan, now) {
             Some(Reason::CloseNeeded) => Some(Reason::ConnectStringChanged),
             other => other,
         };
@@ -171,23 +190,34 @@ impl<S: Held, W: Clone> Scheduler<S, W> {
         self.plan(now);
     }
 
-    /// An attempt to open a server failed.
-    pub fn open_failed(&mut self, slip: Slip, outlook: Outlook, now: Moment) {
+    /// An attempt to open a server failed. Where that concerns one waiter alone, it leaves the line and is given, to be
+    /// told.
+    pub fn open_failed(&mut self, slip: Slip, outlook: Outlook, now: Moment) -> Option<W> {
+        if let Some(place) = slip.place {
+            return self.dedicated_failed(&slip, place, outlook, now);
+        }
         self.opening -= 1;
         if slip.generation == self.generation {
             self.failed = Some(slip.launched);
-            let usable = self.connected() - self.close_needed;
+            let usable = self.shared() - self.close_needed;
             if outlook == Outlook::Hopeless && usable == 0 && self.opening == 0 {
-                self.refuse_all(Refused::LoginFailed);
+                self.refuse_line(Refused::LoginFailed);
             }
         }
         self.plan(now);
+        None
     }
 
     /// A cap across pools left no room for an opening.
     pub fn open_refused(&mut self, slip: Slip, now: Moment) {
-        self.opening -= 1;
+        self.strike_opening(&slip);
         self.capped |= slip.purpose != Purpose::Minimum && slip.room == self.room;
+        self.plan(now);
+    }
+
+    /// An opening was given up before it came to anything.
+    pub fn open_abandoned(&mut self, slip: Slip, now: Moment) {
+        self.strike_opening(&slip);
         self.plan(now);
     }
 
@@ -201,8 +231,9 @@ impl<S: Held, W: Clone> Scheduler<S, W> {
     /// A clean server comes back: from a client, or from a check or reset.
     pub fn server_released(&mut self, server: S, loan: Loan, now: Moment) -> Returned<S, W> {
         self.strike(&loan);
-        let order = match self.unfit(&loan, now) {
+        let order = match self.unfit(&server, &loan, now) {
             Some(reason) => Some(Order::Close { server, reason }),
+            None if self.gives_way(now) => Some(Order::Close { server, reason: Reason::Evicted }),
             None => self.settle(server, &loan, now),
         };
         match order {
@@ -270,8 +301,20 @@ impl<S: Held, W: Clone> Scheduler<S, W> {
     pub fn reconnect(&mut self, now: Moment) {
         self.generation += 1;
         self.close_needed = self.active + self.tested + self.being_canceled;
+        self.dedicated_unwanted = self.dedicated;
         self.failed = None;
         self.close_resting(Reason::ConfigurationChanged);
+        self.plan(now);
+    }
+
+    /// Some servers were marked to be closed: those at rest go now, all others as they come home.
+    pub fn close_marked(&mut self, now: Moment) {
+        let orders = &mut self.orders;
+        let mut close = |server: S| orders.push_back(Order::Close { server, reason: Reason::ConfigurationChanged });
+        self.shelf.sweep(|resting| resting.server.close_needed().then_some(()), |resting, ()| close(resting.server));
+        for resting in self.used.extract_if(.., |resting| resting.server.close_needed()) {
+            close(resting.server);
+        }
         self.plan(now);
     }
 
@@ -314,15 +357,20 @@ impl<S: Held, W: Clone> Scheduler<S, W> {
     pub fn counts(&self, now: Moment) -> Counts {
         let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
         Counts {
-            waiting: count(self.line.len()),
+            waiting: count(self.line.len() + self.dedicated_line.len()),
             idle: count(self.shelf.len()),
             used: count(self.used.len()),
-            active: self.active,
+            active: self.active + self.dedicated,
+            dedicated: self.dedicated,
             tested: self.tested,
             being_canceled: self.being_canceled,
-            opening: self.opening,
-            close_needed: self.close_needed,
-            maxwait_us: self.line.head().map_or(0, |in_line| now.micros_since(in_line.since)),
+            opening: self.opening + self.dedicated_opening,
+            close_needed: self.close_needed + self.dedicated_unwanted,
+            maxwait_us: [&self.line, &self.dedicated_line]
+                .into_iter()
+                .filter_map(|line| Some(now.micros_since(line.head()?.since)))
+                .max()
+                .unwrap_or(0),
         }
     }
 
@@ -331,6 +379,19 @@ impl<S: Held, W: Clone> Scheduler<S, W> {
         if self.gate != Gate::Open {
             return;
         }
+        // Room goes to whoever came first, whichever line it stands in.
+        let since = self.line.iter().nth((self.tested + self.opening) as usize).map(|in_line| in_line.since);
+        let dedicated_since = self.dedicated_line.first_unserved().map(|(_, in_line)| in_line.since);
+        if dedicated_since.is_some() && (since.is_none() || dedicated_since < since) {
+            self.plan_dedicated(now);
+        }
+        self.plan_shared(now);
+        if dedicated_since.is_some() {
+            self.plan_dedicated(now);
+        }
+    }
+
+    fn plan_shared(&mut self, now: Moment) {
         while self.line.len() > (self.tested + self.opening) as usize {
             if let Some(resting) = self.used.pop() {
                 self.tested += 1;
@@ -353,23 +414,39 @@ impl<S: Held, W: Clone> Scheduler<S, W> {
 
     fn open(&mut self, worker: Option<usize>, purpose: Purpose, now: Moment) {
         self.opening += 1;
-        let host = self.hosts.next(self.policy.hosts, self.policy.load_balance_hosts, self.failed.is_some());
-        let slip = Slip { generation: self.generation, launched: now, purpose, room: self.room };
+        let (slip, host) = self.slip(purpose, None, now);
         self.orders.push_back(Order::Open { slip, host, worker, purpose });
     }
 
+    fn slip(&mut self, purpose: Purpose, place: Option<Place>, now: Moment) -> (Slip, usize) {
+        let host = self.hosts.next(self.policy.hosts, self.policy.load_balance_hosts, self.failed.is_some());
+        (Slip { generation: self.generation, launched: now, purpose, room: self.room, place }, host)
+    }
+
     fn may_open(&self, now: Moment) -> Option<Purpose> {
-        let openings_max = if self.failed.is_some() { 1 } else { OPENINGS_MAX };
-        if self.capped || self.opening >= openings_max || self.must_not_retry(now) {
-            return None;
-        }
-        let (policy, servers) = (&self.policy, self.connected() + self.opening);
+        let since = self.line.head().map(|head| head.since);
+        self.may_begin(self.opening, self.shared() + self.dedicated, now).then(|| self.room(since, now)).flatten()
+    }
+
+    /// May another login begin beside so many of its kind, with so many servers connected, if there is room?
+    fn may_begin(&self, opening: u32, connected: u32, now: Moment) -> bool {
+        // Where one host is kept for as long as it works, the first server tells whether it does.
+        let sticky = self.policy.hosts > 1 && self.policy.load_balance_hosts == LoadBalanceHosts::Disable;
+        let unproven = self.failed.is_some() || (sticky && connected == 0);
+        let openings_max = if unproven { 1 } else { OPENINGS_MAX };
+        !self.capped && opening < openings_max && !self.must_not_retry(now)
+    }
+
+    /// Is there room for one more, for somebody who has waited since then?
+    fn room(&self, since: Option<Moment>, now: Moment) -> Option<Purpose> {
+        let (policy, servers) = (&self.policy, self.servers());
         if policy.pool_size == 0 || servers < policy.pool_size {
             return Some(Purpose::Demand);
         }
         // One at a time, so that each is owed to somebody who waited long enough and not to the one before.
-        let overdue = self.line.head().is_some_and(|head| now.since(head.since) >= policy.reserve_pool_timeout);
-        let reserve = !policy.reserve_pool_timeout.is_zero() && servers < self.limit() && self.opening == 0;
+        let alone = self.opening + self.dedicated_opening == 0;
+        let overdue = since.is_some_and(|since| now.since(since) >= policy.reserve_pool_timeout);
+        let reserve = !policy.reserve_pool_timeout.is_zero() && servers < self.limit() && alone;
         (reserve && overdue).then_some(Purpose::Reserve)
     }
 
@@ -408,21 +485,31 @@ impl<S: Held, W: Clone> Scheduler<S, W> {
     }
 
     /// Why a server may not stay, if so.
-    fn unfit(&mut self, loan: &Loan, now: Moment) -> Option<Reason> {
-        match self.gate {
-            Gate::Open => {}
-            Gate::Paused => return Some(Reason::Paused),
-            Gate::Ended(Ended::Shutdown) => return Some(Reason::Shutdown),
-            Gate::Ended(Ended::Killed | Ended::DatabaseGone) => return Some(Reason::DatabaseRemoved),
+    fn unfit(&mut self, server: &S, loan: &Loan, now: Moment) -> Option<Reason> {
+        if self.gate != Gate::Open {
+            return self.closed();
         }
-        if loan.generation < self.generation {
+        if loan.generation < self.generation || server.close_needed() {
             return Some(Reason::CloseNeeded);
+        }
+        if loan.errand == Errand::Dedicated {
+            return Some(Reason::ReplicationOver);
         }
         if self.lifetime_over(loan.connected, loan.served, now) {
             return Some(Reason::LifetimeOver);
         }
         // It has been struck off by now, and counts itself only once it stays.
-        (self.policy.pool_size != 0 && self.connected() + self.opening >= self.limit()).then_some(Reason::TooMany)
+        (self.policy.pool_size != 0 && self.servers() >= self.limit()).then_some(Reason::TooMany)
+    }
+
+    /// Why nobody is served, if so.
+    fn closed(&self) -> Option<Reason> {
+        match self.gate {
+            Gate::Open => None,
+            Gate::Paused => Some(Reason::Paused),
+            Gate::Ended(Ended::Shutdown) => Some(Reason::Shutdown),
+            Gate::Ended(Ended::Killed | Ended::DatabaseGone) => Some(Reason::DatabaseRemoved),
+        }
     }
 
     fn close_resting(&mut self, reason: Reason) {
@@ -435,6 +522,13 @@ impl<S: Held, W: Clone> Scheduler<S, W> {
     }
 
     fn refuse_all(&mut self, why: Refused) {
+        self.refuse_line(why);
+        while let Some(in_line) = self.dedicated_line.pop() {
+            self.orders.push_back(Order::Refuse { waiter: in_line.waiter, why });
+        }
+    }
+
+    fn refuse_line(&mut self, why: Refused) {
         while let Some(in_line) = self.line.pop() {
             self.orders.push_back(Order::Refuse { waiter: in_line.waiter, why });
         }
@@ -444,7 +538,10 @@ impl<S: Held, W: Clone> Scheduler<S, W> {
     fn strike(&mut self, loan: &Loan) {
         *self.list(loan.errand) -= 1;
         if loan.generation < self.generation {
-            self.close_needed -= 1;
+            match loan.errand {
+                Errand::Dedicated => self.dedicated_unwanted -= 1,
+                _ => self.close_needed -= 1,
+            }
         }
     }
 
@@ -453,12 +550,29 @@ impl<S: Held, W: Clone> Scheduler<S, W> {
             Errand::Active => &mut self.active,
             Errand::Tested => &mut self.tested,
             Errand::BeingCanceled => &mut self.being_canceled,
+            Errand::Dedicated => &mut self.dedicated,
         }
     }
 
-    fn connected(&self) -> u32 {
+    fn strike_opening(&mut self, slip: &Slip) {
+        match slip.place {
+            Some(place) => {
+                self.dedicated_opening -= 1;
+                self.dedicated_line.set_served(place, false);
+            }
+            None => self.opening -= 1,
+        }
+    }
+
+    /// Servers that are logged in and go from client to client.
+    fn shared(&self) -> u32 {
         let resting = u32::try_from(self.shelf.len() + self.used.len()).unwrap_or(u32::MAX);
         resting + self.active + self.tested + self.being_canceled
+    }
+
+    /// Servers that hold a place in the pool, logged in or not.
+    fn servers(&self) -> u32 {
+        self.shared() + self.opening + self.dedicated + self.dedicated_opening
     }
 
     /// The most servers the pool may have; meaningful where `pool_size` is not zero.

@@ -224,6 +224,95 @@ async fn a_server_is_kept_back_while_a_cancel_request_is_under_way() {
     assert_eq!(postgres.queries(), [""]);
 }
 
+/// Does a request get through at once?
+async fn passes(ticket: &mut CancelTicket) -> bool {
+    let mut admitted = std::pin::pin!(ticket.admitted());
+    std::future::poll_fn(|cx| Poll::Ready(admitted.as_mut().poll(cx).is_ready())).await
+}
+
+#[tokio::test]
+async fn requests_to_cancel_beyond_twice_the_pool_size_stand_in_line() {
+    let postgres = Postgres::start().await;
+    let process = Process::new(&ini(&postgres, "default_pool_size = 1\nmax_db_connections = 1"));
+    let client = process.client("app", "joe");
+    let lease = client.lease().await;
+    let (mut one, mut two) = (CancelTicket::for_pool(&client.pool), CancelTicket::for_pool(&client.pool));
+
+    assert!(!passes(&mut two).await, "it is not the first");
+    assert!(passes(&mut one).await, "whatever max_db_connections says");
+    assert!(!passes(&mut two).await, "a server and a request are twice the pool size");
+    let view = client.pool.view(world::now());
+    assert_eq!((view.cl_waiting_cancel_req, view.cl_active_cancel_req, view.sv_login), (2, 0, 1));
+    one.connected();
+    let view = client.pool.view(world::now());
+    assert_eq!((view.cl_waiting_cancel_req, view.cl_active_cancel_req, view.sv_active_cancel), (1, 1, 1));
+    assert_eq!(process.registry.database_views()[0].current_connections, 2);
+
+    let waiting = tokio::spawn(async move {
+        two.admitted().await;
+        two
+    });
+    drop(one);
+    drop(waiting.await.unwrap());
+    let view = client.pool.view(world::now());
+    assert_eq!((view.cl_waiting_cancel_req, view.cl_active_cancel_req, view.sv_login), (0, 0, 0));
+    assert_eq!(process.registry.database_views()[0].current_connections, 1);
+    lease.release(world::now());
+}
+
+#[tokio::test]
+async fn where_a_pool_has_no_size_the_caps_hold_for_requests_to_cancel() {
+    let postgres = Postgres::start().await;
+    let process = Process::new(&ini(&postgres, "default_pool_size = 0\nmax_db_connections = 1"));
+    let client = process.client("app", "joe");
+    let lease = client.lease().await;
+    let mut ticket = CancelTicket::for_pool(&client.pool);
+    assert!(!passes(&mut ticket).await);
+
+    let waiting = tokio::spawn(async move {
+        ticket.admitted().await;
+        ticket
+    });
+    lease.close("its place is needed");
+    drop(waiting.await.unwrap());
+}
+
+#[tokio::test]
+async fn a_connection_that_fails_makes_room_for_the_next_request() {
+    let process = Process::new(
+        "[databases]\n[peers]\n2 = host=/nowhere pool_size=1\n[pgbouncer]\nauth_type = trust\npeer_id = 1\n",
+    );
+    let peer = process.registry.peer(2).unwrap();
+    assert!(process.registry.peer(3).is_none());
+    let (mut one, mut two) = (CancelTicket::for_peer(&peer), CancelTicket::for_peer(&peer));
+    assert!(passes(&mut one).await && !passes(&mut two).await);
+
+    one.rest();
+    assert!(passes(&mut two).await);
+    one.rejoin();
+    assert!(!passes(&mut one).await);
+    assert_eq!((peer.view().cl_waiting_cancel_req, peer.view().sv_login), (2, 1));
+    drop(two);
+    assert!(passes(&mut one).await);
+}
+
+#[tokio::test]
+async fn a_peer_that_is_configured_no_more_says_so_to_who_uses_it() {
+    let text = |rest: &str| format!("[databases]\n[peers]\n{rest}\n[pgbouncer]\nauth_type = trust\npeer_id = 1\n");
+    let process = Process::new(&text("2 = host=/one pool_size=1"));
+    let peer = process.registry.peer(2).unwrap();
+    let user = peer.clone();
+    let removed = tokio::spawn(async move { user.removed().await });
+
+    process.registry.apply(config(&text("2 = host=/other pool_size=2")), world::now());
+    assert_eq!(peer.host(), crate::config::Host::new("/other", 6432));
+    assert!(!removed.is_finished());
+
+    process.registry.apply(config(&text("")), world::now());
+    removed.await.unwrap();
+    assert!(process.registry.peers().is_empty() && process.registry.peer(2).is_none());
+}
+
 #[tokio::test]
 async fn under_a_common_cap_an_idle_server_makes_room() {
     let postgres = Postgres::start().await;
@@ -310,7 +399,7 @@ async fn kill_drops_clients_and_servers_and_leaves_the_database_paused() {
     process.registry.kill(Some("app"), world::now()).unwrap();
 
     assert!(matches!(waiting.answer(&mut ticket).await, Err(Refusal::Killed)));
-    assert_eq!(entered.card().order(), ToClient::Kill);
+    assert_eq!(entered.card().order(), ToClient::DatabaseRemoved);
     lease.release(world::now());
     assert_eq!(client.counts(), Counts::default());
     assert!(matches!(client.ask(), Ask::Refused(Refusal::Killed)));
@@ -421,4 +510,48 @@ async fn an_empty_pool_is_dropped_after_pool_idle_timeout_unless_somebody_holds_
     process.registry.tick(later(40));
 
     assert!(process.registry.pools().is_empty());
+}
+
+#[test]
+fn what_an_idle_client_holds_of_its_pool_stays_small() {
+    assert!(size_of::<Waiter>() <= 88, "{} bytes", size_of::<Waiter>());
+}
+
+#[tokio::test]
+async fn a_resting_server_that_was_notified_stays_and_one_that_said_more_goes() {
+    let notification: (u8, &[u8]) = (b'A', b"\0\0\0\x07news\0payload\0");
+    let parameter: (u8, &[u8]) = (b'S', b"TimeZone\0Asia/Tokyo\0");
+    let notice: (u8, &[u8]) = (b'N', b"SNOTICE\0C00000\0Mhello\0\0");
+    for (unasked, logins) in [
+        (&[notification][..], 1),
+        (&[notification, notification], 1),
+        (&[parameter], 2),
+        (&[notice], 2),
+        (&[notification, parameter], 2),
+    ] {
+        let postgres = Postgres::start_saying(unasked).await;
+        let process = Process::new(&ini(&postgres, ""));
+        let client = process.client("app", "joe");
+        client.lease().await.release(world::now());
+
+        client.lease().await.release(world::now());
+
+        assert_eq!(postgres.logins(), logins, "{unasked:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_for_one_use_outlasts_a_login_that_did_not_use_it() {
+    let postgres = Postgres::start().await;
+    let process = Process::new(&ini(&postgres, "server_lifetime = 0"));
+    let client = process.client("app", "joe");
+    let lease = client.lease().await;
+    let id = lease.card().id;
+    lease.release_untouched(0, world::now());
+
+    let Ask::Granted(used) = client.ask() else { panic!("it is still there") };
+    assert_eq!(used.card().id, id);
+    used.release(world::now());
+
+    assert!(process.roster.server(id).is_none(), "it had its one use");
 }

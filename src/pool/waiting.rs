@@ -28,6 +28,8 @@ pub struct InLine<W> {
     pub worker: usize,
     /// Has it been told that it waits (`query_wait_notify`)?
     notified: bool,
+    /// Is something under way for it and nobody else? See [`Line::first_unserved`].
+    served: bool,
 }
 
 /// The line of one pool.
@@ -76,7 +78,7 @@ impl<W> Line<W> {
             previous: self.tail,
             next: NONE,
             turn: self.turns,
-            taken: Some(InLine { waiter, since: now, worker, notified: false }),
+            taken: Some(InLine { waiter, since: now, worker, notified: false, served: false }),
         };
         let index = if self.free == NONE {
             self.seats.push(seat);
@@ -110,6 +112,28 @@ impl<W> Line<W> {
         match self.head {
             NONE => None,
             head => self.unlink(head),
+        }
+    }
+
+    /// The first for whom nothing is under way, with its place.
+    pub fn first_unserved(&self) -> Option<(Place, &InLine<W>)> {
+        let mut at = self.head;
+        while let Some(seat) = self.seats.get(at as usize) {
+            match &seat.taken {
+                Some(in_line) if !in_line.served => return Some((Place { seat: at, turn: seat.turn }, in_line)),
+                _ => at = seat.next,
+            }
+        }
+        None
+    }
+
+    /// Says whether something is under way for the one with this place; nothing happens where the place is stale.
+    pub fn set_served(&mut self, place: Place, served: bool) {
+        if let Some(seat) = self.seats.get_mut(place.seat as usize)
+            && seat.turn == place.turn
+            && let Some(in_line) = &mut seat.taken
+        {
+            in_line.served = served;
         }
     }
 

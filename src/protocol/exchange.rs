@@ -16,6 +16,8 @@
 //! copies in, it ignores Flush and Sync (libpq sends them before it knows that the statement was a COPY). Manual:
 //! "Extended Query", "COPY Operations", "Pipelining".
 
+mod handover;
+
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
@@ -79,6 +81,8 @@ pub struct Exchange {
     batch: u64,
     /// Statements that the server was asked to parse or to close, and has not answered for.
     booked: HashMap<u64, Booked>,
+    /// Another program began it: nobody knows what was owed then.
+    foreign: bool,
 }
 
 /// What is under way for one statement.
@@ -110,6 +114,7 @@ impl Default for Exchange {
             copying_in: false,
             batch: 0,
             booked: HashMap::new(),
+            foreign: false,
         }
     }
 }
@@ -237,7 +242,9 @@ impl Exchange {
             }
             _ => return Ok(Verdict::Forward),
         };
-        let due = self.owed.take(kind).ok_or(Violation::UnexpectedReply)?;
+        let Some(due) = self.owed.take(kind) else {
+            return if self.foreign { Ok(Verdict::Forward) } else { Err(Violation::UnexpectedReply) };
+        };
         if let Some(undo) = due.undo.as_deref() {
             unbook(&mut self.booked, undo);
         }
@@ -290,7 +297,10 @@ impl Exchange {
     pub fn ready(&mut self, status: u8) -> Result<(), Violation> {
         self.status = TransactionStatus::from_byte(status).ok_or(Violation::UnexpectedReady)?;
         self.copying_in = false;
-        self.owed.take_ready().map(|_| ()).ok_or(Violation::UnexpectedReady)
+        match self.owed.take_ready() {
+            None if !self.foreign => Err(Violation::UnexpectedReady),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -453,5 +463,133 @@ mod tests {
         assert!(exchange.take_fake().is_some());
         exchange.ready(b'I').unwrap();
         assert!(exchange.at_rest());
+    }
+
+    #[test]
+    fn a_stream_is_at_rest_after_both_sides_have_said_copy_done() {
+        for server_first in [false, true] {
+            let mut exchange = Exchange::default();
+            exchange.ask(Kind::Query);
+            assert_eq!(exchange.server_sent(Backend::CopyBothResponse), Ok(Verdict::Forward));
+            assert!(!exchange.quiet());
+
+            if server_first {
+                exchange.server_sent(Backend::CopyDone).unwrap();
+                assert!(!exchange.at_rest(), "the client may still send");
+            }
+            exchange.end_copy();
+            if !server_first {
+                exchange.server_sent(Backend::CopyDone).unwrap();
+            }
+            for message in [Backend::CommandComplete, Backend::CommandComplete] {
+                assert_eq!(exchange.server_sent(message), Ok(Verdict::Forward));
+            }
+            assert!(!exchange.at_rest());
+            exchange.ready(b'I').unwrap();
+            assert!(exchange.at_rest());
+        }
+    }
+
+    /// A walsender and its client, which does not ask before it was answered. Messages cross on their way.
+    #[derive(Debug, Default)]
+    struct Stream {
+        exchange: Exchange,
+        to_server: std::collections::VecDeque<char>,
+        to_client: std::collections::VecDeque<char>,
+        /// Does the server stream, and has it said CopyDone?
+        streams: bool,
+        server_done: bool,
+        /// Was the client told of a stream it has not ended, and does it wait for ReadyForQuery?
+        may_copy: bool,
+        waits: bool,
+    }
+
+    impl Stream {
+        fn client_says(&mut self, message: char) {
+            match message {
+                'q' | 'Q' => self.exchange.ask(Kind::Query),
+                'c' => self.exchange.end_copy(),
+                _ => {}
+            }
+            self.waits |= matches!(message, 'q' | 'Q');
+            self.may_copy &= message != 'c';
+            self.to_server.push_back(message);
+        }
+
+        fn server_acts(&mut self, choice: u8) {
+            match (self.to_server.pop_front(), choice % 8) {
+                // A plain command, one that streams, and one that fails.
+                (Some('q'), 0) => self.to_client.extend("EZ".chars()),
+                (Some('q'), _) => self.to_client.extend("TDCZ".chars()),
+                (Some('Q'), _) => {
+                    self.streams = true;
+                    self.server_done = false;
+                    self.to_client.push_back('W');
+                }
+                (Some('c'), _) if self.streams => {
+                    self.streams = false;
+                    self.to_client.extend(if self.server_done { "CCZ" } else { "cCCZ" }.chars());
+                }
+                (Some(_), _) => {}
+                (None, 0) if self.streams => {
+                    self.streams = false;
+                    self.to_client.extend("EZ".chars());
+                }
+                (None, 1) if self.streams && !self.server_done => {
+                    self.server_done = true;
+                    self.to_client.push_back('c');
+                }
+                (None, _) if self.streams && !self.server_done => self.to_client.push_back('d'),
+                (None, _) => {}
+            }
+        }
+
+        fn client_hears(&mut self) {
+            let Some(message) = self.to_client.pop_front() else { return };
+            match message {
+                'Z' => {
+                    self.exchange.ready(b'I').unwrap();
+                    (self.waits, self.may_copy) = (false, false);
+                }
+                'E' => {
+                    self.exchange.failed(|_| ());
+                    self.may_copy = false;
+                }
+                other => {
+                    let message = Backend::from_byte(other as u8).unwrap();
+                    assert_eq!(self.exchange.server_sent(message), Ok(Verdict::Forward));
+                    self.may_copy |= other == 'W';
+                }
+            }
+        }
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(256))]
+
+        #[test]
+        fn a_stream_is_at_rest_exactly_while_its_client_waits_for_nothing(
+            steps in proptest::collection::vec((0u8..4, 0u8..8), 0..300)
+        ) {
+            let mut stream = Stream::default();
+            for (who, choice) in steps {
+                match (who, choice) {
+                    (0, 0..4) if !stream.waits => stream.client_says(if choice == 0 { 'q' } else { 'Q' }),
+                    (0, 0) if stream.may_copy => stream.client_says('c'),
+                    (0, _) if stream.may_copy => stream.client_says('d'),
+                    (1 | 2, _) => stream.server_acts(choice),
+                    _ => stream.client_hears(),
+                }
+                proptest::prop_assert_eq!(stream.exchange.at_rest(), !stream.waits);
+            }
+            for choice in [2, 2, 2, 0].repeat(100) {
+                if stream.may_copy {
+                    stream.client_says('c');
+                }
+                stream.server_acts(choice);
+                stream.client_hears();
+            }
+            proptest::prop_assert!(stream.exchange.at_rest());
+        }
     }
 }

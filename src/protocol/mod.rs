@@ -7,9 +7,11 @@
 //! - [`parameters`] session parameters: what the client wants, what the server has, the SET between them
 //! - [`statements`] a client's statement name, the shared statement, its name on a server
 //! - [`rename`] Parse, Bind, Describe and Close under another statement name
+//! - [`handover`] all of it as it is handed to a successor
 //! - [`shared`] parameter sets and statements that many clients have alike, each kept once
 
 pub mod exchange;
+pub mod handover;
 pub mod outstanding;
 pub mod parameters;
 pub mod rename;

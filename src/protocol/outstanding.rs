@@ -122,6 +122,11 @@ impl Outstanding {
         self.dues.len()
     }
 
+    /// All of them, first due first.
+    pub fn iter(&self) -> impl Iterator<Item = &Due> {
+        self.dues.iter()
+    }
+
     /// The kind that is due next.
     #[inline]
     pub fn next_kind(&self) -> Option<Kind> {

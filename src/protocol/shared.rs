@@ -65,6 +65,22 @@ impl Catalogue {
         )
     }
 
+    /// The statement that another process knew by this number, kept under it: servers have it by a name made of it.
+    /// Whoever wants to find it holds it.
+    pub fn take_over(&self, id: u64, body: &[u8]) -> Arc<Statement> {
+        let hash = self.hasher.hash_one(body);
+        let mut guard = lock(&self.table);
+        let Statements { table, last_id } = &mut *guard;
+        *last_id = id.max(*last_id);
+        table.find_or_add(hash, |_| false, || Arc::new(Statement::new(id, body)))
+    }
+
+    /// No new statement gets a number up to this one: servers may know others by them.
+    pub fn skip_ids(&self, last: u64) {
+        let mut guard = lock(&self.table);
+        guard.last_id = guard.last_id.max(last);
+    }
+
     /// How many statements there are, a few that have just died among them.
     pub fn len(&self) -> usize {
         lock(&self.table).table.entries.len()

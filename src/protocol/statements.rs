@@ -167,6 +167,11 @@ impl ClientStatements {
         self.0 = None;
     }
 
+    /// All names and what they mean.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &Arc<Statement>)> {
+        self.0.iter().flat_map(|held| held.by_name.iter().map(|(name, statement)| (&**name, statement)))
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.0.as_ref().map_or(0, |held| held.by_name.len())
@@ -222,6 +227,16 @@ impl ServerStatements {
         if !self.suspect.contains(&id) {
             self.suspect.push(id);
         }
+    }
+
+    /// All that are there, the least recently used first.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Statement>> {
+        self.known.iter().rev().map(|(_, statement)| statement)
+    }
+
+    /// The numbers of those of which nobody can tell.
+    pub fn suspects(&self) -> &[u64] {
+        &self.suspect
     }
 
     /// Those of which nobody can tell, taken out: they are to be closed now.

@@ -6,13 +6,18 @@
 //! [`Server::terminate`] says goodbye first.
 //!
 //! - [`connect`](mod@connect) dial → startup → prove ourselves → first ReadyForQuery
+//! - `handover` a server as it is shown to a successor, and taken from a predecessor
+//! - [`look_up`] auth_query
 //! - [`check`] server_reset_query, server_check_query and the SETs of a client's parameters: queries of our own
 
 pub mod check;
 pub mod connect;
+mod handover;
+mod lookup;
 
 use std::io;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
 use crate::net::buffers::Inbox;
 use crate::net::stream::Stream;
@@ -22,14 +27,19 @@ use crate::protocol::parameters::ParameterSet;
 use crate::protocol::statements::ServerStatements;
 use crate::stats::roster::{EnteredServer, ServerCard};
 use crate::wire::framing::{Framer, Header, MESSAGE_LEN_MAX, Partial, Piece};
-use crate::wire::frontend;
+use crate::wire::{Backend, frontend};
 
 pub use check::{TidyError, tidy};
-pub use connect::{ConnectError, Target, connect};
+pub use connect::{ConnectError, Means, Target, connect};
+pub use handover::{Inherited, address};
+pub use lookup::{KnownUser, LookupError, look_up};
 
 /// A message of our own business with a server (login, check, reset) is held up to this many bytes; of a longer one
 /// only the tag is looked at.
 const OWN_MESSAGE_MAX: usize = 256 * 1024;
+
+/// Reads of what an idle server has said before it is closed instead.
+const READS_AT_REST_MAX: usize = 64;
 
 /// One logged-in connection to Postgres.
 #[derive(Debug)]
@@ -68,10 +78,43 @@ impl Server {
         &self.parameters
     }
 
-    /// Has it said something, or gone, while nobody asked it anything? It is then dead or dirty. No system call unless
-    /// the reactor has seen the socket become readable.
+    /// Has it said something, or gone, while nobody asked it anything? It is then dead or dirty, as in PgBouncer. What
+    /// other sessions NOTIFY is no sign of that: those messages are dropped, because nobody has the server that they
+    /// could be for. No system call unless the reactor has seen the socket become readable.
+    #[inline]
     pub fn has_spoken(&mut self) -> bool {
-        !self.inbox.is_empty() || self.stream.has_input()
+        (!self.inbox.is_empty() || self.stream.has_input()) && !self.was_only_notified()
+    }
+
+    /// Reads what is there. Whole NotificationResponses are dropped; was there nothing else?
+    #[cold]
+    fn was_only_notified(&mut self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..READS_AT_REST_MAX {
+            while let Some(len) = self.notification_len() {
+                self.inbox.skip(len);
+            }
+            if !self.inbox.is_empty() && !self.begins_with_notification() {
+                return false;
+            }
+            match self.stream.poll_fill(&mut cx, &mut self.inbox) {
+                Poll::Pending => return self.inbox.is_empty(),
+                Poll::Ready(Ok(0) | Err(_)) => return false,
+                Poll::Ready(Ok(_)) => {}
+            }
+        }
+        false
+    }
+
+    /// Length of the whole NotificationResponse that comes next, if one does.
+    fn notification_len(&self) -> Option<usize> {
+        let header = Header::parse(self.inbox.fresh(), OWN_MESSAGE_MAX).ok().flatten()?;
+        let whole = header.len <= self.inbox.fresh().len();
+        (self.begins_with_notification() && whole).then_some(header.len)
+    }
+
+    fn begins_with_notification(&self) -> bool {
+        self.inbox.fresh().first() == Some(&(Backend::NotificationResponse as u8))
     }
 
     /// Moves the socket to the calling worker's reactor, if it is not there.
@@ -89,7 +132,7 @@ impl Server {
     }
 
     /// Says goodbye, as far as the socket takes it at once, and closes.
-    pub fn terminate(self: Box<Self>) {
+    pub fn terminate(mut self: Box<Self>) {
         let mut goodbye = Vec::with_capacity(5);
         frontend::terminate(&mut goodbye);
         self.stream.send_parting(&goodbye);

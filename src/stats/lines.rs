@@ -20,6 +20,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::roster::{ClientCard, Endpoint, ServerCard};
+use crate::wire::startup::Replication;
 
 /// The connection that a log line is about, as text `C-0x1f: db/user@host:port`.
 ///
@@ -30,34 +31,62 @@ use super::roster::{ClientCard, Endpoint, ServerCard};
 pub struct Tag<'a> {
     kind: char,
     id: u64,
-    names: Option<(&'a str, &'a str)>,
+    whom: Whom<'a>,
     peer: &'a Endpoint,
+}
+
+/// Whom a connection belongs to.
+#[derive(Clone, Copy)]
+enum Whom<'a> {
+    /// A database and a user, as far as they are known.
+    Names(Option<&'a str>, Option<&'a str>),
+    /// A peer, for a request to cancel that is passed on to it.
+    Peer(u16),
 }
 
 impl<'a> Tag<'a> {
     /// The tag of a client.
     pub fn client(card: &'a ClientCard) -> Tag<'a> {
-        let names = card.names.get().map(|names| (&*names.database, &*names.user));
-        Tag { kind: 'C', id: card.id, names, peer: &card.peer }
+        let user = card.names.get().map(|names| &*names.user);
+        let whom = Whom::Names(card.database().map(|name| &**name), user);
+        Tag { kind: 'C', id: card.id, whom, peer: &card.peer }
     }
 
     /// The tag of a server.
     pub fn server(card: &'a ServerCard) -> Tag<'a> {
-        Tag { kind: 'S', id: card.id, names: Some((&card.database, &card.user)), peer: &card.peer }
+        Tag { kind: 'S', id: card.id, whom: Whom::Names(Some(&card.database), Some(&card.user)), peer: &card.peer }
+    }
+
+    /// The same connection, named after the peer it is for.
+    #[must_use]
+    pub fn of_peer(self, peer_id: u16) -> Tag<'a> {
+        Tag { whom: Whom::Peer(peer_id), ..self }
     }
 }
 
 impl Display for Tag<'_> {
     fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
         if out.alternate() {
-            write!(out, "{{\"conn\":\"{}-{:#x}\",\"db\":", self.kind, self.id)?;
-            json_name(out, self.names.map(|names| names.0))?;
-            out.write_str(",\"user\":")?;
-            json_name(out, self.names.map(|names| names.1))?;
+            write!(out, "{{\"conn\":\"{}-{:#x}\",", self.kind, self.id)?;
+            match self.whom {
+                Whom::Names(database, user) => {
+                    out.write_str("\"db\":")?;
+                    json_name(out, database)?;
+                    out.write_str(",\"user\":")?;
+                    json_name(out, user)?;
+                }
+                Whom::Peer(id) => write!(out, "\"peer_id\":{id}")?,
+            }
             return write!(out, ",\"addr\":\"{}\"}}", Address(self.peer));
         }
-        let (database, user) = self.names.unwrap_or(("(nodb)", "(nouser)"));
-        write!(out, "{}-{:#x}: {database}/{user}@{}", self.kind, self.id, Address(self.peer))
+        write!(out, "{}-{:#x}: ", self.kind, self.id)?;
+        match self.whom {
+            Whom::Names(database, user) => {
+                write!(out, "{}/{}", database.unwrap_or("(nodb)"), user.unwrap_or("(nouser)"))?;
+            }
+            Whom::Peer(id) => write!(out, "peer-{id}")?,
+        }
+        write!(out, "@{}", Address(self.peer))
     }
 }
 
@@ -95,6 +124,14 @@ pub fn login_failed(database: &str, user: &str) -> impl Display {
     sentence(move |out| write!(out, "login failed: db={database} user={user}"))
 }
 
+/// `no such user: NAME`; the client is not told so.
+pub fn no_such_user(user: &str) -> impl Display {
+    sentence(move |out| write!(out, "no such user: {user}"))
+}
+
+/// A SCRAM exchange that failed; what guards against guessed passwords looks for it.
+pub const PASSWORD_FAILED: &str = "password authentication failed";
+
 /// `closing because: REASON (age=Ns)`, in whole seconds.
 pub fn closing(reason: &str, age: Duration) -> impl Display {
     sentence(move |out| write!(out, "closing because: {reason} (age={}s)", age.as_secs()))
@@ -129,12 +166,19 @@ pub fn descriptor_limit(soft: Option<u64>, hard: Option<u64>, max_client_conn: u
     })
 }
 
-/// `process up: …`.
-pub fn process_up(workers: usize) -> impl Display {
-    sentence(move |out| {
-        write!(out, "process up: pgweir {}, worker threads: {workers}, tls: none", env!("CARGO_PKG_VERSION"))
-    })
+/// `PgBouncer X.Y.Z`: SHOW VERSION, and the first line of `-V`. `pgbouncer` is the version whose interface this is.
+/// Nothing follows it: pgbouncer_fdw takes all that follows the first digit for the number.
+pub fn version(pgbouncer: &str) -> impl Display {
+    sentence(move |out| write!(out, "PgBouncer {pgbouncer}"))
 }
+
+/// `process up: …`.
+pub fn process_up(pgbouncer: &str, workers: usize) -> impl Display {
+    sentence(move |out| write!(out, "process up: {}, worker threads: {workers}, tls: {TLS}", version(pgbouncer)))
+}
+
+/// What TLS is made with.
+pub const TLS: &str = "rustls 0.23 (ring)";
 
 /// A sentence written straight into the line, without a string between.
 struct Sentence<F>(F);
@@ -149,25 +193,29 @@ fn sentence<F: Fn(&mut Formatter<'_>) -> fmt::Result>(write: F) -> Sentence<F> {
     Sentence(write)
 }
 
-/// What kind of replication a client asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Replication {
-    /// An ordinary client.
-    No,
-    /// Streams the write-ahead log (`replication=true`).
-    Physical,
-    /// Streams a database's changes (`replication=database`).
-    Logical,
+/// A pool that is dropped because nobody has used it for `pool_idle_timeout`.
+pub fn idle_pool(database: &str, user: &str, age: Duration) -> impl Display {
+    sentence(move |out| {
+        let age = age.as_secs();
+        write!(out, "cleaning up idle pool for user {user} on db {database} because: pool idle timeout (age= {age}s)")
+    })
 }
 
-impl Replication {
-    fn word(self) -> &'static str {
-        match self {
-            Replication::No => "no",
-            Replication::Physical => "yes",
-            Replication::Logical => "database",
-        }
-    }
+/// A client parsed a second statement under a name that it uses already.
+pub fn already_prepared(name: &[u8]) -> impl Display {
+    sentence(move |out| write!(out, "prepared statement '{}' was already prepared", name.escape_ascii()))
+}
+
+/// The SETs that give a server its client's parameters.
+pub fn parameters_set(sql: &[u8]) -> impl Display {
+    sentence(move |out| write!(out, "varcache_apply: {}", String::from_utf8_lossy(sql)))
+}
+
+/// A server spells a parameter its own way, and the client takes that over.
+pub fn canonical(name: &str, wished: &str, spelt: &str) -> impl Display {
+    sentence(move |out| {
+        write!(out, "varcache_set_canonical: setting {name} to its canonical version {wished} -> {spelt}")
+    })
 }
 
 fn socket_address(out: &mut Formatter<'_>, address: &SocketAddr) -> fmt::Result {
@@ -239,6 +287,18 @@ mod tests {
     }
 
     #[test]
+    fn a_request_to_cancel_is_named_after_its_database_or_its_peer() {
+        let card = client(tcp("10.0.0.7:5555"), None);
+        assert_eq!(Tag::client(&card).of_peer(3).to_string(), "C-0x1f: peer-3@10.0.0.7:5555");
+        let json: serde_json::Value = serde_json::from_str(&format!("{:#}", Tag::client(&card).of_peer(3))).unwrap();
+        assert_eq!(json, serde_json::json!({"conn": "C-0x1f", "peer_id": 3, "addr": "10.0.0.7:5555"}));
+
+        card.pool.set(Names { database: Arc::from("app"), user: Arc::from("joe") }).unwrap();
+
+        assert_eq!(Tag::client(&card).to_string(), "C-0x1f: app/(nouser)@10.0.0.7:5555");
+    }
+
+    #[test]
     fn a_servers_tag_begins_with_s() {
         let names = Names { database: Arc::from("app"), user: Arc::from("joe") };
         let card = ServerCard::new(255, names, tcp("127.0.0.1:5432"), unix(None), SystemTime::UNIX_EPOCH, Moment(1));
@@ -263,13 +323,14 @@ mod tests {
     fn the_sentences_are_pgbouncers() {
         let texts = [
             (
-                login_attempt("app", "joe", None, Replication::No).to_string(),
+                login_attempt("app", "joe", None, Replication::Off).to_string(),
                 "login attempt: db=app user=joe tls=no replication=no",
             ),
             (
                 login_attempt("app", "joe", Some("TLSv1.3/x"), Replication::Logical).to_string(),
                 "login attempt: db=app user=joe tls=TLSv1.3/x replication=database",
             ),
+            (no_such_user("joe").to_string(), "no such user: joe"),
             (login_failed("app", "joe").to_string(), "login failed: db=app user=joe"),
             (closing("server idle timeout", Duration::from_millis(61_900)).to_string(), {
                 "closing because: server idle timeout (age=61s)"

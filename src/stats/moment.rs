@@ -1,10 +1,10 @@
-//! Microseconds since the process started: time as the rules see it.
+//! Microseconds on a clock that began long before the process: time as the rules see it.
 //!
 //! Pure: no clock is read here. `net::world::now` makes a [`Moment`]; everything that decides takes one as an argument.
 
 use std::time::Duration;
 
-/// A point in time, in microseconds since the process started.
+/// A point in time, in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Moment(pub u64);
 

@@ -12,6 +12,7 @@ use std::task::Waker;
 use std::time::SystemTime;
 
 use super::moment::Moment;
+use crate::wire::startup::Replication;
 
 /// One end of a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +40,10 @@ pub enum ClientState {
     Active,
     /// In line for a server.
     Waiting,
+    /// Not a client: a request to cancel that has no connection to pass it on yet.
+    WaitingCancel,
+    /// Not a client: a request to cancel that is being passed on.
+    ActiveCancel,
 }
 
 /// What a server is doing, in the words of SHOW SERVERS.
@@ -57,6 +62,8 @@ pub enum ServerState {
     Tested,
     /// Kept back until a cancel request for it has settled.
     BeingCanceled,
+    /// Not a server: a connection that carries a request to cancel, to a server or to a peer.
+    ActiveCancel,
 }
 
 /// Why a connection's task must end at its next look at the card.
@@ -65,8 +72,10 @@ pub enum ServerState {
 pub enum Order {
     /// No order.
     None,
-    /// KILL_CLIENT or KILL.
+    /// KILL_CLIENT.
     Kill,
+    /// KILL, or its database is no longer configured.
+    DatabaseRemoved,
     /// query_timeout passed while its server was at work.
     QueryTimeout,
     /// query_timeout passed while it was in line.
@@ -81,11 +90,26 @@ pub enum Order {
     ClientLoginTimeout,
     /// The process stops.
     Shutdown,
+    /// Its dedicated server is marked to be closed.
+    ServerUnwanted,
+    /// It could not come to a stop within suspend_timeout.
+    SuspendTimeout,
+    /// Not to leave: to look at the suspension (`pool::suspension`), which has something for it.
+    Heed,
 }
 
-const ORDERS: [Order; 9] = [
+impl Order {
+    /// Must the connection end?
+    #[inline]
+    pub fn dismisses(self) -> bool {
+        !matches!(self, Order::None | Order::Heed)
+    }
+}
+
+const ORDERS: [Order; 13] = [
     Order::None,
     Order::Kill,
+    Order::DatabaseRemoved,
     Order::QueryTimeout,
     Order::QueryTimeoutInLine,
     Order::TransactionTimeout,
@@ -93,15 +117,25 @@ const ORDERS: [Order; 9] = [
     Order::ClientIdleTimeout,
     Order::ClientLoginTimeout,
     Order::Shutdown,
+    Order::ServerUnwanted,
+    Order::SuspendTimeout,
+    Order::Heed,
 ];
-const CLIENT_STATES: [ClientState; 3] = [ClientState::Login, ClientState::Active, ClientState::Waiting];
-const SERVER_STATES: [ServerState; 6] = [
+const CLIENT_STATES: [ClientState; 5] = [
+    ClientState::Login,
+    ClientState::Active,
+    ClientState::Waiting,
+    ClientState::WaitingCancel,
+    ClientState::ActiveCancel,
+];
+const SERVER_STATES: [ServerState; 7] = [
     ServerState::New,
     ServerState::Active,
     ServerState::Idle,
     ServerState::Used,
     ServerState::Tested,
     ServerState::BeingCanceled,
+    ServerState::ActiveCancel,
 ];
 
 /// Who a connection is for.
@@ -128,18 +162,23 @@ pub struct ClientCard {
     pub connected: Moment,
     /// Set once the startup message was read.
     pub names: OnceLock<Names>,
-    /// The pool it is a member of: with a forced user, not that of its own name. Set when it has logged in.
+    /// The pool it is a member of: with a forced user, not that of its own name. Set when it has logged in; for a
+    /// request to cancel, the pool of the client it is for.
     pub pool: OnceLock<Names>,
     /// The client's application_name, as last known.
     pub application_name: Mutex<Arc<str>>,
     /// Prepared statements the client holds.
     pub prepared_statements: AtomicU32,
-    /// `physical`, `logical` or nothing: 2, 1, 0.
-    pub replication: AtomicU8,
+    /// Version and cipher of its TLS, once there is some.
+    pub tls: OnceLock<Box<str>>,
     /// Is this a console client?
     pub console: AtomicBool,
     /// Has it been let in?
     pub logged_in: AtomicBool,
+    cancel_asked: AtomicBool,
+    replication: AtomicU8,
+    /// Does its task keep still, all it had in hand passed on (SUSPEND)?
+    pub frozen: AtomicBool,
     state: AtomicU8,
     link: AtomicU64,
     /// When the last request began; also when waiting began. Microseconds of [`Moment`].
@@ -151,6 +190,8 @@ pub struct ClientCard {
     /// When the client last came to rest without a server; 0 while it has one.
     rest_at: AtomicU64,
     order: AtomicU8,
+    /// Bytes it had sent when it got in line.
+    held: AtomicU32,
     /// Number of the worker it is to run on; it moves there at its next safe point.
     worker: AtomicUsize,
     waker: Mutex<Option<Waker>>,
@@ -169,9 +210,12 @@ impl ClientCard {
             pool: OnceLock::new(),
             application_name: Mutex::new(Arc::from("")),
             prepared_statements: AtomicU32::new(0),
+            tls: OnceLock::new(),
             replication: AtomicU8::new(0),
             console: AtomicBool::new(false),
             logged_in: AtomicBool::new(false),
+            cancel_asked: AtomicBool::new(false),
+            frozen: AtomicBool::new(false),
             state: AtomicU8::new(ClientState::Login as u8),
             link: AtomicU64::new(0),
             request_at: AtomicU64::new(now.0),
@@ -179,9 +223,20 @@ impl ClientCard {
             idle_in_xact_at: AtomicU64::new(0),
             rest_at: AtomicU64::new(0),
             order: AtomicU8::new(Order::None as u8),
+            held: AtomicU32::new(0),
             worker: AtomicUsize::new(0),
             waker: Mutex::new(None),
         }
+    }
+
+    /// What it asked for at its start.
+    pub fn replication(&self) -> Replication {
+        replication_of(&self.replication)
+    }
+
+    /// Notes what it asks for.
+    pub fn set_replication(&self, replication: Replication) {
+        self.replication.store(replication as u8, Relaxed);
     }
 
     /// What the client is doing.
@@ -244,15 +299,44 @@ impl ClientCard {
         self.rest_at.store(at.map_or(0, |moment| moment.0.max(1)), Relaxed);
     }
 
+    /// Bytes of the request that stands in line; 0 where none does.
+    pub fn held(&self) -> u32 {
+        if self.state() == ClientState::Waiting { self.held.load(Relaxed) } else { 0 }
+    }
+
+    /// Notes how many bytes a request has that gets in line.
+    pub fn set_held(&self, len: usize) {
+        self.held.store(u32::try_from(len).unwrap_or(u32::MAX), Relaxed);
+    }
+
     /// The order left on the card.
     pub fn order(&self) -> Order {
         ORDERS[usize::from(self.order.load(Relaxed)) % ORDERS.len()]
     }
 
-    /// Leaves an order and wakes the client's task. The first order stands.
+    /// Leaves an order and wakes the client's task. The first order to leave stands.
     pub fn give_order(&self, order: Order) {
-        let _ = self.order.compare_exchange(Order::None as u8, order as u8, SeqCst, SeqCst);
+        let _ = self.order.fetch_update(SeqCst, SeqCst, |present| {
+            let dismissed = present != Order::None as u8 && present != Order::Heed as u8;
+            (!dismissed).then_some(order as u8)
+        });
         self.wake();
+    }
+
+    /// A request to cancel came for a client of the console: wakes its task, which sees to it itself.
+    pub fn ask_to_cancel(&self) {
+        self.cancel_asked.store(true, SeqCst);
+        self.wake();
+    }
+
+    /// Did a request to cancel come since this was last asked? Only for clients of the console.
+    pub fn take_cancel(&self) -> bool {
+        self.cancel_asked.swap(false, SeqCst)
+    }
+
+    /// The client's task is about to heed: what comes after this call is a new order.
+    pub fn heeded(&self) {
+        let _ = self.order.compare_exchange(Order::Heed as u8, Order::None as u8, SeqCst, SeqCst);
     }
 
     /// Remembers how to wake the client's task. A task keeps one waker for its life, so this is called once for each.
@@ -281,6 +365,11 @@ impl ClientCard {
         self.worker.store(worker, Relaxed);
     }
 
+    /// The database it asked for, or for a request to cancel, that of the client it is for.
+    pub fn database(&self) -> Option<&Arc<str>> {
+        self.names.get().or_else(|| self.pool.get()).map(|names| &names.database)
+    }
+
     /// Database and user, empty before the startup message.
     pub fn names(&self) -> (Arc<str>, Arc<str>) {
         match self.names.get() {
@@ -288,6 +377,11 @@ impl ClientCard {
             None => (Arc::from(""), Arc::from("")),
         }
     }
+}
+
+fn replication_of(stored: &AtomicU8) -> Replication {
+    const ALL: [Replication; 3] = [Replication::Off, Replication::Physical, Replication::Logical];
+    ALL[usize::from(stored.load(Relaxed)) % ALL.len()]
 }
 
 fn moment_or_none(at: &AtomicU64) -> Option<Moment> {
@@ -306,6 +400,8 @@ pub struct CancelTarget {
     pub pid: i32,
     /// Secret from BackendKeyData, 4 to 256 bytes.
     pub secret: Box<[u8]>,
+    /// The host's name, where the server's own connection is encrypted: then requests are, too.
+    pub encrypted_as: Option<Box<str>>,
 }
 
 impl std::fmt::Debug for CancelTarget {
@@ -336,6 +432,8 @@ pub struct ServerCard {
     pub peer: Endpoint,
     /// Our end.
     pub local: Endpoint,
+    /// The name or address it was connected to, as configured; set where that is not a Unix socket.
+    pub host: OnceLock<Box<str>>,
     /// When the connection was made.
     pub connected_at: SystemTime,
     /// When the connection was made, on the rules' clock.
@@ -344,14 +442,20 @@ pub struct ServerCard {
     pub cancel_target: OnceLock<CancelTarget>,
     /// Prepared statements on this server.
     pub prepared_statements: AtomicU32,
+    /// Version and cipher of its TLS, where there is some.
+    pub tls: OnceLock<Box<str>>,
     /// Marked to be closed once it is free.
     pub close_needed: AtomicBool,
     /// Cancel requests under way against this server. Sequentially consistent, see `cancel`.
     pub cancels: AtomicU32,
+    /// Is it being given its client's parameters? A request to cancel is for the client's queries, not for that.
+    pub setting_parameters: AtomicBool,
     /// The server's application_name, as last known.
     pub application_name: Mutex<Arc<str>>,
+    replication: AtomicU8,
     state: AtomicU8,
     link: AtomicU64,
+    loans: AtomicU64,
     request_at: AtomicU64,
 }
 
@@ -371,17 +475,32 @@ impl ServerCard {
             user: names.user,
             peer,
             local,
+            host: OnceLock::new(),
             connected_at,
             connected: now,
             cancel_target: OnceLock::new(),
             prepared_statements: AtomicU32::new(0),
+            tls: OnceLock::new(),
             close_needed: AtomicBool::new(false),
             cancels: AtomicU32::new(0),
+            setting_parameters: AtomicBool::new(false),
             application_name: Mutex::new(Arc::from("")),
+            replication: AtomicU8::new(0),
             state: AtomicU8::new(ServerState::New as u8),
             link: AtomicU64::new(0),
+            loans: AtomicU64::new(0),
             request_at: AtomicU64::new(now.0),
         }
+    }
+
+    /// What it was opened for.
+    pub fn replication(&self) -> Replication {
+        replication_of(&self.replication)
+    }
+
+    /// Notes what it is opened for.
+    pub fn set_replication(&self, replication: Replication) {
+        self.replication.store(replication as u8, Relaxed);
     }
 
     /// What the server is doing.
@@ -397,6 +516,16 @@ impl ServerCard {
     /// The id of the client that has it; 0 is none.
     pub fn link(&self) -> u64 {
         self.link.load(Relaxed)
+    }
+
+    /// How often it was lent: tells one loan from another to the same client.
+    pub fn loans(&self) -> u64 {
+        self.loans.load(Relaxed)
+    }
+
+    /// Counts a loan. Only by the one task that has the server, and before it is linked to the client.
+    pub fn count_loan(&self) {
+        self.loans.store(self.loans.load(Relaxed) + 1, Relaxed);
     }
 
     /// Says which client has it.
@@ -472,6 +601,16 @@ impl Roster {
     /// The server with this id.
     pub fn server(&self, id: u64) -> Option<Arc<ServerCard>> {
         lock(&self.servers).get(&id).cloned()
+    }
+
+    /// How many clients are such.
+    pub fn count_clients(&self, such: impl Fn(&ClientCard) -> bool) -> usize {
+        lock(&self.clients).values().filter(|card| such(card)).count()
+    }
+
+    /// No new connection gets a number up to this one: connections that were taken over have them.
+    pub fn skip_ids(&self, last: u64) {
+        self.next_id.fetch_max(last, Relaxed);
     }
 
     /// How many clients are logging in.

@@ -66,3 +66,63 @@ pub fn parse_backend_key_data(body: &[u8]) -> Option<(i32, &[u8])> {
     let (pid, secret) = body.split_first_chunk::<4>()?;
     (4..=256).contains(&secret.len()).then(|| (i32::from_be_bytes(*pid), secret))
 }
+
+/// How many columns a RowDescription or DataRow body speaks of. `None` where it is broken.
+pub fn column_count(body: &[u8]) -> Option<usize> {
+    body.first_chunk().map(|count| usize::from(u16::from_be_bytes(*count)))
+}
+
+/// The values in a DataRow body, `None` for NULL. `None` at all where it is broken.
+pub fn parse_data_row(body: &[u8]) -> Option<Vec<Option<&[u8]>>> {
+    let count = column_count(body)?;
+    let mut rest = body.get(2..)?;
+    // A broken message must not make us reserve what it only claims to hold: each value takes 4 bytes at least.
+    let mut values = Vec::with_capacity(count.min(rest.len() / 4));
+    for _ in 0..count {
+        let (len, after) = rest.split_first_chunk::<4>()?;
+        rest = after;
+        values.push(match i32::from_be_bytes(*len) {
+            -1 => None,
+            len => {
+                let (value, after) = rest.split_at_checked(usize::try_from(len).ok()?)?;
+                rest = after;
+                Some(value)
+            }
+        });
+    }
+    rest.is_empty().then_some(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        #[test]
+        fn a_row_gives_back_what_was_put_in(
+            values in proptest::collection::vec(
+                proptest::option::of(proptest::collection::vec(any::<u8>(), 0..20)), 0..6),
+            cut in any::<proptest::sample::Index>(),
+        ) {
+            let mut body = u16::try_from(values.len()).unwrap().to_be_bytes().to_vec();
+            for value in &values {
+                let len = value.as_ref().map_or(-1, |value| i32::try_from(value.len()).unwrap());
+                body.extend_from_slice(&len.to_be_bytes());
+                body.extend_from_slice(value.as_deref().unwrap_or_default());
+            }
+
+            let expected: Vec<_> = values.iter().map(Option::as_deref).collect();
+            prop_assert_eq!(parse_data_row(&body), Some(expected));
+            prop_assert_eq!(parse_data_row(&body[..cut.index(body.len())]), None, "half a row is none");
+        }
+
+        #[test]
+        fn any_bytes_are_a_row_or_none(body in proptest::collection::vec(any::<u8>(), 0..60)) {
+            let _ = parse_data_row(&body);
+        }
+    }
+}

@@ -35,12 +35,6 @@ pub mod sqlstate {
     pub const CHARACTER_NOT_IN_REPERTOIRE: &str = "22021";
     /// A value a parameter cannot have.
     pub const INVALID_PARAMETER_VALUE: &str = "22023";
-    /// A transaction block in statement pooling mode.
-    pub const INVALID_TRANSACTION_STATE: &str = "25000";
-    /// idle_transaction_timeout passed.
-    pub const IDLE_IN_TRANSACTION_TIMEOUT: &str = "25P03";
-    /// transaction_timeout passed.
-    pub const TRANSACTION_TIMEOUT: &str = "25P04";
     /// A Bind, Describe or Execute of a prepared statement the client does not have.
     pub const UNDEFINED_STATEMENT: &str = "26000";
     /// This user may not log in this way (rejected by rule, wrong method, certificate, no user name).
@@ -61,17 +55,20 @@ pub mod sqlstate {
     pub const TOO_MANY_CONNECTIONS: &str = "53300";
     /// More than we hold for one client (prepared statements, message length).
     pub const PROGRAM_LIMIT_EXCEEDED: &str = "54000";
-    /// A console command in the wrong state (not paused, already suspended).
+    /// What the present state or pool mode does not allow: a transaction block in statement pooling, a console command
+    /// in the wrong state (not paused, already suspended).
     pub const NOT_IN_PREREQUISITE_STATE: &str = "55000";
-    /// query_timeout passed.
+    /// query_timeout, transaction_timeout or client_login_timeout passed.
     pub const QUERY_CANCELED: &str = "57014";
     /// An administrator or a shutdown ended the connection: another try may succeed at once.
     pub const ADMIN_SHUTDOWN: &str = "57P01";
     /// Not now: shutting down, paused, disabled, or the server's login keeps failing.
     pub const CANNOT_CONNECT_NOW: &str = "57P03";
-    /// client_idle_timeout passed.
+    /// The database of a waiting client is no longer configured.
+    pub const DATABASE_DROPPED: &str = "57P04";
+    /// client_idle_timeout or idle_transaction_timeout passed.
     pub const IDLE_SESSION_TIMEOUT: &str = "57P05";
-    /// A RELOAD that found problems.
+    /// A RELOAD that found problems, or a login that the configuration makes impossible.
     pub const CONFIG_FILE_ERROR: &str = "F0000";
     /// Our own mistake.
     pub const INTERNAL_ERROR: &str = "XX000";

@@ -115,6 +115,19 @@ impl Framer {
         self.missing == 0
     }
 
+    /// How many bytes are to come until the stream is between two messages, as far as that can be told: of a message
+    /// whose header is not whole, the bytes to the header's end. `fresh` is what has not been taken as a piece yet.
+    ///
+    /// # Errors
+    /// As [`Framer::next`].
+    pub fn missing(&self, fresh: &[u8]) -> Result<usize, FramingError> {
+        if self.missing > 0 || fresh.is_empty() {
+            return Ok(self.missing.saturating_sub(fresh.len()));
+        }
+        let header = Header::parse(fresh, MESSAGE_LEN_MAX)?;
+        Ok(header.map_or(HEADER_LEN, |header| header.len).saturating_sub(fresh.len()))
+    }
+
     /// The next piece at the start of `buf`, or `None` when more bytes are needed. `partial` is asked about a message
     /// that is not complete yet.
     ///

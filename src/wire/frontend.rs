@@ -19,30 +19,21 @@ pub enum Sent {
     Stray(usize),
 }
 
-/// What the bytes of a client at rest amount to. Messages of the extended protocol want no answer before a Flush or a
-/// Sync, so a server is asked for only then: half a request holds none.
+/// What the bytes of a client at rest amount to. Half a first message holds no server. A whole one is a request, of the
+/// extended protocol too: Postgres answers some without waiting for a Flush or a Sync, those that fail above all.
 ///
 /// # Errors
 /// The stream is broken.
 #[inline]
 pub fn sent_at_rest(buf: &[u8], len_max: usize) -> Result<Sent, FramingError> {
-    let mut rest = buf;
-    while let Some(header) = Header::parse(rest, len_max)? {
-        if rest.len() < header.len {
-            return Ok(Sent::Part);
-        }
-        match Frontend::from_byte(header.tag) {
-            Some(Frontend::Terminate) if rest.len() == buf.len() => return Ok(Sent::Terminate),
-            Some(Frontend::CopyData | Frontend::CopyDone | Frontend::CopyFail) if rest.len() == buf.len() => {
-                return Ok(Sent::Stray(header.len));
-            }
-            Some(Frontend::Parse | Frontend::Bind | Frontend::Describe | Frontend::Execute | Frontend::Close) => {
-                rest = &rest[header.len..];
-            }
-            _ => return Ok(Sent::Request),
-        }
-    }
-    Ok(Sent::Part)
+    let Some(header) = Header::parse(buf, len_max)?.filter(|header| buf.len() >= header.len) else {
+        return Ok(Sent::Part);
+    };
+    Ok(match Frontend::from_byte(header.tag) {
+        Some(Frontend::Terminate) => Sent::Terminate,
+        Some(Frontend::CopyData | Frontend::CopyDone | Frontend::CopyFail) => Sent::Stray(header.len),
+        _ => Sent::Request,
+    })
 }
 
 /// Appends a message: tag, length, body.
@@ -64,6 +55,30 @@ pub fn query(out: &mut Vec<u8>, sql: &str) {
     message(out, Frontend::Query, &body);
 }
 
+/// Appends Parse, Bind, Describe, Execute and Sync: one statement without a name, with one parameter as text. As in
+/// [`query`], `sql` ends at a NUL.
+pub fn query_with(out: &mut Vec<u8>, sql: &str, parameter: &str) {
+    let sql = sql.split('\0').next().unwrap_or_default();
+    let mut body = Vec::with_capacity(sql.len() + 4);
+    body.push(0);
+    body.extend_from_slice(sql.as_bytes());
+    // The end of the text, and no types for parameters.
+    body.extend_from_slice(&[0, 0, 0]);
+    message(out, Frontend::Parse, &body);
+    body.clear();
+    // No names, all parameters as text, one parameter.
+    body.extend_from_slice(&[0, 0, 0, 0, 0, 1]);
+    let len = u32::try_from(parameter.len()).expect("our own parameters are far below 4 GB");
+    body.extend_from_slice(&len.to_be_bytes());
+    body.extend_from_slice(parameter.as_bytes());
+    // All results as text.
+    body.extend_from_slice(&[0, 0]);
+    message(out, Frontend::Bind, &body);
+    message(out, Frontend::Describe, b"P\0");
+    message(out, Frontend::Execute, &[0, 0, 0, 0, 0]);
+    message(out, Frontend::Sync, b"");
+}
+
 /// Appends a Terminate.
 pub fn terminate(out: &mut Vec<u8>) {
     message(out, Frontend::Terminate, b"");
@@ -83,12 +98,10 @@ mod tests {
     }
 
     #[test]
-    fn an_extended_request_wants_an_answer_only_at_its_flush_or_sync() {
+    fn a_first_message_is_a_request_before_its_sync() {
         let parse = (Frontend::Parse, &b"\0select 1\0\0\0"[..]);
 
-        assert_eq!(sent(&[parse]), Sent::Part);
-        assert_eq!(sent(&[parse, (Frontend::Sync, b"")]), Sent::Request);
-        assert_eq!(sent(&[parse, (Frontend::Flush, b"")]), Sent::Request);
+        assert_eq!(sent(&[parse]), Sent::Request);
         assert_eq!(sent(&[(Frontend::Query, b"select 1\0")]), Sent::Request);
     }
 
@@ -100,6 +113,22 @@ mod tests {
         for cut in 0..buf.len() {
             assert_eq!(sent_at_rest(&buf[..cut], MESSAGE_LEN_MAX), Ok(Sent::Part));
         }
+    }
+
+    #[test]
+    fn a_query_with_a_parameter_is_a_whole_batch() {
+        let mut out = Vec::new();
+
+        query_with(&mut out, "a\0b", "joe");
+
+        let batch: &[&[u8]] = &[
+            b"P\0\0\0\x09\0a\0\0\0",
+            b"B\0\0\0\x13\0\0\0\0\0\x01\0\0\0\x03joe\0\0",
+            b"D\0\0\0\x06P\0",
+            b"E\0\0\0\x09\0\0\0\0\0",
+            b"S\0\0\0\x04",
+        ];
+        assert_eq!(out, batch.concat());
     }
 
     #[test]

@@ -115,6 +115,7 @@ fn length_field(len: usize) -> [u8; 4] {
 
 /// Whether a client asks for the replication protocol.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Replication {
     /// An ordinary conversation.
     #[default]
@@ -126,6 +127,24 @@ pub enum Replication {
 }
 
 impl Replication {
+    /// The value of the startup parameter; also the log's word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Replication::Off => "no",
+            Replication::Physical => "yes",
+            Replication::Logical => "database",
+        }
+    }
+
+    /// The word of SHOW CLIENTS and SHOW SERVERS.
+    pub fn name(self) -> &'static str {
+        match self {
+            Replication::Off => "none",
+            Replication::Physical => "physical",
+            Replication::Logical => "logical",
+        }
+    }
+
     /// Reads the value of the `replication` parameter, spelled as any boolean of Postgres or `database`.
     fn parse(value: &str) -> Option<Replication> {
         let value = value.to_ascii_lowercase();
@@ -409,6 +428,11 @@ pub fn cancel_request(out: &mut Vec<u8>, pid: i32, secret: &[u8]) {
 /// Appends an SSLRequest.
 pub fn ssl_request(out: &mut Vec<u8>) {
     with_length(out, |out| out.extend_from_slice(&SSL_REQUEST.to_be_bytes()));
+}
+
+/// Appends a GSSENCRequest.
+pub fn gssenc_request(out: &mut Vec<u8>) {
+    with_length(out, |out| out.extend_from_slice(&GSSENC_REQUEST.to_be_bytes()));
 }
 
 /// Appends a length field and what `body` appends, which must be less than 4 GB.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use pgweir::config::{self, Change, SetEffect, Settings};
+
 use crate::support::{self, Client, Login, Postgres, Proxy, Script, Setup, eventually, tools};
 
 /// The columns of a `SHOW`, in order: `name:t` for text, `:n` numeric, `:b` bigint, else integer.
@@ -401,13 +403,191 @@ fn set_changes_what_may_change() {
     one.ok("BEGIN");
     two.send(Script::new().query("SELECT 1"));
     proxy.until_pool("cl_waiting", 1);
-    for command in ["SET no_such_thing = 1", "SET default_pool_size = many", "SET listen_port = 1"] {
-        if command.contains("listen_port") && support::beyond_pgbouncer() {
-            continue;
-        }
+    for command in ["SET no_such_thing = 1", "SET default_pool_size = many"] {
         assert_eq!(console.query(command).error_message(), "SET failed", "{command}");
     }
     assert_eq!(console.table("SHOW CONFIG").cell(&[("key", "default_pool_size")], "value"), "1");
+}
+
+/// A value for this setting that is not the one it has, so plain that every program prints it as it was written.
+fn another_value(name: &str, value: &str) -> &'static str {
+    if name == "max_packet_size" {
+        // PgBouncer's holds for the console that sets it, too.
+        return "65536";
+    }
+    let mut settings = Settings::default();
+    let fits = |text: &&str| *text != value && settings.set(name, text).is_ok_and(|effect| effect == SetEffect::Now);
+    ["1", "0", "7", "session", "plain", "local1", "require"].into_iter().find(fits).expect(name)
+}
+
+#[test]
+fn every_reloadable_setting_can_be_set_and_shows() {
+    let proxy = Proxy::start();
+    let mut console = proxy.console();
+    let before = console.table("SHOW CONFIG");
+    let mut changed = 0;
+    for row in config::table().into_iter().filter(|row| row.change == Change::Reload) {
+        let Some(shown) = before.find(&[("key", row.name)]) else {
+            assert!(support::proxy::is_pgbouncer(), "{} is not in SHOW CONFIG", row.name);
+            continue;
+        };
+        assert_eq!(shown["changeable"], "yes", "{}", row.name);
+        let value = another_value(row.name, shown.get("value").map_or("", String::as_str));
+
+        let tags = console.ok(&format!("SET {} = '{value}'", row.name)).tags();
+
+        assert_eq!(tags, [format!("SET {}={value}", row.name)]);
+        let now = console.table("SHOW CONFIG");
+        // The options hold a password; PgBouncer shows it.
+        let hidden = row.name == "auth_ldap_options" && !support::proxy::is_pgbouncer();
+        let expected = if hidden { "***" } else { value };
+        assert_eq!(now.cell(&[("key", row.name)], "value"), expected, "{}", row.name);
+        changed += 1;
+    }
+    assert!(changed > 50, "{changed}");
+}
+
+#[test]
+fn set_of_what_needs_a_restart_changes_nothing_and_says_so() {
+    let proxy = Proxy::start();
+    let mut console = proxy.console();
+
+    for row in config::table().into_iter().filter(|row| row.change == Change::Restart) {
+        let shown = |console: &mut Client| console.table("SHOW CONFIG").find(&[("key", row.name)]).cloned();
+        let Some(before) = shown(&mut console) else {
+            assert!(support::proxy::is_pgbouncer(), "{} is not in SHOW CONFIG", row.name);
+            continue;
+        };
+        let value = ["7", "1", "json"].into_iter().find(|text| Settings::default().set(row.name, text).is_ok());
+        let value = value.expect(row.name);
+
+        let reply = console.ok(&format!("SET {} TO {value}", row.name));
+
+        assert_eq!(reply.tags(), [format!("SET {}={value}", row.name)]);
+        assert_eq!(shown(&mut console), Some(before), "{}", row.name);
+        if !support::proxy::is_pgbouncer() {
+            assert_eq!(reply.shape(), "NCZ", "{}", row.name);
+            assert!(reply.messages[0].fields()[&'M'].contains(row.name), "{reply:?}");
+        }
+    }
+    let conninfo = format!("host=127.0.0.1 port={} user=admin dbname=pgbouncer", proxy.port);
+    let told = tools::psql(&conninfo, &["-c", "SET listen_port = 1"]);
+    assert!(told.success && (support::proxy::is_pgbouncer() || told.stderr.contains("restart")), "{}", told.stderr);
+}
+
+#[test]
+fn set_takes_quotes_as_pgbouncer_does() {
+    let proxy = Proxy::start();
+    let mut console = proxy.console();
+    let value = |console: &mut Client, key: &str| console.table("SHOW CONFIG").cell(&[("key", key)], "value");
+
+    for (command, tag, key, expected) in [
+        ("SET server_reset_query = 'it''s'", "SET server_reset_query=it's", "server_reset_query", "it's"),
+        ("set server_reset_query to ''", "SET server_reset_query=", "server_reset_query", ""),
+        ("SET verbose=\"0\" ;", "SET verbose=0", "verbose", "0"),
+        ("SET\tverbose\nTO'0'", "SET verbose=0", "verbose", "0"),
+        ("SET \"query_timeout\" = '0.5'", "SET query_timeout=0.5", "query_timeout", "0.5"),
+        ("SET max_client_conn = 0x10", "SET max_client_conn=0x10", "max_client_conn", "16"),
+        ("SET pool_mode = Session", "SET pool_mode=Session", "pool_mode", "session"),
+    ] {
+        assert_eq!(console.ok(command).tags(), [tag], "{command}");
+        assert_eq!(value(&mut console, key), expected, "{command}");
+    }
+    for (command, error) in [
+        ("SET verbose = 1 2", "invalid command 'SET verbose = 1 2', use SHOW HELP;"),
+        ("SET Verbose = 1", "SET failed"),
+        ("SET \"\" = 1", "bad arguments"),
+        ("SHOW POOLS; SHOW POOLS", "invalid command 'SHOW POOLS; SHOW POOLS', use SHOW HELP;"),
+        ("SHOW VERSION -- x", "invalid command 'SHOW VERSION -- x', use SHOW HELP;"),
+        ("KILL_CLIENT 0x1", "client not found"),
+        ("KILL_CLIENT x", "invalid client pointer supplied"),
+    ] {
+        assert_eq!(console.query(command).error_message(), error, "{command}");
+    }
+}
+
+#[test]
+fn verbose_in_the_file_outranks_the_command_line() {
+    let shown = |proxy: &Proxy| proxy.show("CONFIG").cell(&[("key", "verbose")], "value");
+    let proxy = Setup::new().argument("-v").argument("-v").start();
+    assert_eq!(shown(&proxy), "2");
+    proxy.console().ok("SET verbose = 0");
+    assert_eq!(shown(&proxy), "0", "the command line does not hold it");
+
+    proxy.rewrite(|setup| setup.set("verbose", 1));
+    proxy.console().ok("RELOAD");
+
+    assert_eq!(shown(&proxy), "1");
+}
+
+#[test]
+fn session_clients_count_their_bytes_before_they_leave() {
+    let proxy = Setup::new().set("pool_mode", "session").start();
+    let mut client = proxy.client();
+
+    client.ok("SELECT 1");
+
+    let stats = proxy.show("STATS");
+    for column in ["total_received", "total_sent"] {
+        let bytes: u64 = stats.cell(&[("database", "app")], column).parse().unwrap();
+        assert!(bytes > 0, "{column}");
+    }
+    let clients = proxy.show("CLIENTS");
+    let row = clients.find(&[("user", &proxy.role)]).unwrap();
+    assert_eq!([&row["state"], &row["wait"], &row["wait_us"]], ["active", "0", "0"], "nothing is under way");
+}
+
+#[test]
+fn a_database_that_goes_tells_its_clients() {
+    for command in ["KILL app", "RELOAD"] {
+        let proxy = Setup::new().set("default_pool_size", 1).start();
+        let (mut holder, mut waiter, mut idle) = (proxy.client(), proxy.client(), proxy.client());
+        idle.pid();
+        holder.ok("BEGIN");
+        waiter.send(Script::new().query("SELECT 1"));
+        proxy.until_pool("cl_waiting", 1);
+        let mut console = proxy.console();
+        if command == "RELOAD" {
+            proxy.rewrite(|setup| setup.rename_own_database("other"));
+        }
+
+        console.ok(command);
+
+        for client in [&mut holder, &mut waiter, &mut idle] {
+            assert_eq!(client.farewell(), "database removed", "{command}");
+        }
+    }
+}
+
+#[test]
+fn active_sockets_are_those_with_something_under_way() {
+    let proxy = Setup::new().set("default_pool_size", 1).start();
+    let (mut holder, mut waiter) = (proxy.client(), proxy.client());
+    holder.ok("BEGIN");
+    waiter.send(Script::new().query("SELECT 12345"));
+    proxy.until_pool("cl_waiting", 1);
+
+    let sockets = proxy.show("ACTIVE_SOCKETS");
+    let own: Vec<_> = sockets.all(&[("user", &proxy.role)]);
+
+    assert_eq!(own.len(), 1, "who idles in a transaction is not active: {own:?}");
+    assert_eq!((own[0]["state"].as_str(), own[0]["pkt_avail"].as_str()), ("cl_waiting", "18"));
+    assert_eq!(proxy.show("SOCKETS").all(&[("user", &proxy.role)]).len(), 3);
+}
+
+#[test]
+fn show_mem_lists_pgbouncers_caches() {
+    let proxy = Proxy::start();
+    let _client = proxy.client();
+
+    let mem = proxy.show("MEM");
+
+    let used = |name: &str| mem.cell(&[("name", name)], "used").parse::<u64>().unwrap();
+    for name in ["user_cache", "credentials_cache", "db_cache", "pool_cache", "var_list_cache", "iobuf_cache"] {
+        used(name);
+    }
+    assert_eq!((used("client_cache"), used("server_cache")), (2, 1));
+    assert_eq!(mem.rows.len(), 12);
 }
 
 #[test]

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use crate::support::{self, Client, Gate, Postgres, Proxy, Script, Setup, Wire};
 
 /// The packet that cancels what this client is doing.
-fn cancel_packet(client: &Client) -> Vec<u8> {
+pub(crate) fn cancel_packet(client: &Client) -> Vec<u8> {
     Script::untagged(&[&80_877_102u32.to_be_bytes(), client.key.as_slice()].concat())
 }
 
 /// Sends a cancel request and waits until the pooler has hung up, which it does when the request is dealt with.
-fn cancel(proxy: &Proxy, packet: &[u8]) {
+pub(crate) fn cancel(proxy: &Proxy, packet: &[u8]) {
     let mut wire = Wire::tcp(proxy.port);
     wire.send(packet);
     assert!(wire.until_end().is_empty(), "a cancel request is never answered");
@@ -163,4 +163,202 @@ fn malformed_cancel_requests_harm_nothing() {
         wire.until_end();
     }
     assert_eq!(proxy.client().value("SELECT 1"), "1");
+}
+
+/// A pooler before a gate, a client whose query runs, and the gate leaving unserved what comes from now on: the
+/// connections that carry requests to cancel.
+fn behind_a_gate(setup: impl FnOnce(Setup) -> Setup, seconds: f64) -> (Gate, Proxy, Client) {
+    let gate = Gate::open();
+    let proxy = setup(Setup::new().through(gate.port).set("default_pool_size", 1)).start();
+    let mut client = proxy.client();
+    client.send(Script::new().query(&format!("SELECT pg_sleep({seconds})")));
+    Postgres::shared().until_sleeping(&proxy.role, 1);
+    gate.keep_new();
+    (gate, proxy, client)
+}
+
+/// Sends a request to cancel and leaves the connection open.
+fn send_cancel(proxy: &Proxy, client: &Client) -> Wire {
+    let mut wire = Wire::tcp(proxy.port);
+    wire.send(cancel_packet(client));
+    wire
+}
+
+#[test]
+fn requests_and_their_connections_are_shown() {
+    let (gate, proxy, client) = behind_a_gate(|setup| setup, 60.0);
+    let mut first = send_cancel(&proxy, &client);
+    proxy.until_pool("sv_active_cancel", 1);
+
+    let mut second = send_cancel(&proxy, &client);
+    proxy.until_pool("cl_waiting_cancel_req", 1);
+
+    let role = proxy.role.as_str();
+    let pool = [("database", "app"), ("user", role)];
+    let pools = proxy.show("POOLS");
+    for (column, value) in [
+        ("cl_active", "1"),
+        ("cl_active_cancel_req", "1"),
+        ("cl_waiting_cancel_req", "1"),
+        ("sv_active", "1"),
+        ("sv_active_cancel", "1"),
+        ("sv_being_canceled", "0"),
+        ("sv_login", "0"),
+    ] {
+        assert_eq!(pools.cell(&pool, column), value, "{column}");
+    }
+    let clients = proxy.show("CLIENTS");
+    let nobody = |state| [("type", "C"), ("user", "(nouser)"), ("database", "app"), ("state", state)];
+    let active = clients.find(&nobody("active_cancel_req")).expect("the first is on its way");
+    let waiting = clients.find(&nobody("waiting_cancel_req")).expect("the second waits");
+    assert_eq!(waiting["link"], "");
+    let servers = proxy.show("SERVERS");
+    let carrier = servers.find(&[("state", "active_cancel"), ("database", "app"), ("user", role)]).unwrap();
+    assert_eq!((&carrier["link"], &carrier["ptr"]), (&active["ptr"], &active["link"]));
+    assert_eq!(proxy.show("DATABASES").cell(&[("name", "app")], "current_connections"), "2");
+
+    gate.reopen();
+    gate.drop_kept();
+    assert!(first.until_end().is_empty() && second.until_end().is_empty());
+    proxy.until("POOLS", |pools| {
+        let row = pools.find(&pool).unwrap();
+        ["cl_active_cancel_req", "cl_waiting_cancel_req", "sv_active_cancel"].iter().all(|column| row[*column] == "0")
+    });
+    proxy.until_log("closing because: successfully sent cancel request");
+}
+
+#[test]
+fn a_server_is_kept_back_while_a_request_for_it_is_on_its_way() {
+    let (gate, proxy, mut client) = behind_a_gate(|setup| setup, 0.5);
+    let mut request = send_cancel(&proxy, &client);
+    proxy.until_pool("sv_active_cancel", 1);
+
+    assert!(client.reply().error().is_none());
+    proxy.until_pool("sv_being_canceled", 1);
+    let mut next = proxy.client();
+    next.send(Script::new().query("SELECT 1"));
+    proxy.until_pool("cl_waiting", 1);
+
+    gate.drop_kept();
+    assert_eq!(next.reply().value(), "1");
+    assert!(request.until_end().is_empty());
+    proxy.until_pool("sv_idle", 1);
+}
+
+#[test]
+fn a_request_in_line_is_dropped_when_what_it_is_for_has_ended() {
+    let (gate, proxy, mut client) = behind_a_gate(|setup| setup, 0.5);
+    let mut first = send_cancel(&proxy, &client);
+    proxy.until_pool("sv_active_cancel", 1);
+    let mut second = send_cancel(&proxy, &client);
+    proxy.until_pool("cl_waiting_cancel_req", 1);
+    assert!(client.reply().error().is_none());
+    proxy.until_pool("sv_being_canceled", 1);
+
+    gate.reopen();
+    gate.drop_kept();
+    let mut next = proxy.client();
+    assert!(next.query("SELECT pg_sleep(0.2)").error().is_none());
+
+    assert!(first.until_end().is_empty() && second.until_end().is_empty());
+    proxy.until_log("not sending cancel request for client that is now idle");
+}
+
+#[test]
+fn a_request_that_finds_no_room_is_given_up_after_cancel_wait_timeout() {
+    let (_gate, proxy, client) = behind_a_gate(|setup| setup.set("cancel_wait_timeout", 1), 60.0);
+    let _first = send_cancel(&proxy, &client);
+    proxy.until_pool("sv_active_cancel", 1);
+
+    let mut second = send_cancel(&proxy, &client);
+
+    assert!(second.until_end().is_empty());
+    proxy.until_log("closing because: cancel_wait_timeout");
+    assert_eq!(proxy.show("POOLS").cell(&[("user", &proxy.role)], "cl_waiting_cancel_req"), "0");
+}
+
+#[test]
+fn a_request_that_waits_can_be_killed() {
+    let (_gate, proxy, client) = behind_a_gate(|setup| setup, 60.0);
+    let _first = send_cancel(&proxy, &client);
+    proxy.until_pool("sv_active_cancel", 1);
+    let mut second = send_cancel(&proxy, &client);
+    let clients = proxy.until("CLIENTS", |clients| clients.find(&[("state", "waiting_cancel_req")]).is_some());
+    let id = clients.cell(&[("state", "waiting_cancel_req")], "id");
+
+    proxy.console().ok(&format!("KILL_CLIENT {id}"));
+
+    second.until_end();
+    proxy.until_pool("cl_waiting_cancel_req", 0);
+}
+
+#[test]
+fn a_request_does_not_stop_the_preparations_of_a_server() {
+    let gate = Gate::open();
+    let proxy = Setup::new().through(gate.port).set("default_pool_size", 1).start();
+    assert_eq!(proxy.login().parameter("application_name", "one").client().value("SELECT 1"), "1");
+    let mut client = proxy.login().parameter("application_name", "other").client();
+    gate.silence();
+    client.send(Script::new().query("SHOW application_name"));
+    proxy.until_pool("sv_active", 1);
+
+    cancel(&proxy, &cancel_packet(&client));
+
+    proxy.until_log("ignoring cancel request for server that is setting vars");
+    gate.reopen();
+    assert_eq!(client.reply().value(), "other");
+}
+
+#[test]
+fn a_cancel_request_ends_a_pause_that_the_console_waits_for() {
+    let proxy = Setup::new().set("default_pool_size", 1).start();
+    let mut busy = proxy.client();
+    busy.ok("BEGIN");
+    let mut console = proxy.console();
+    assert_ne!(console.key, proxy.console().key, "each client of the console has a key of its own");
+    console.send(Script::new().query("PAUSE"));
+    proxy.until("STATE", |state| state.cell(&[("key", "paused")], "value") == "yes");
+
+    cancel(&proxy, &cancel_packet(&console));
+
+    proxy.until("STATE", |state| state.cell(&[("key", "active")], "value") == "yes");
+    busy.ok("COMMIT");
+    assert_eq!(proxy.client().value("SELECT 1"), "1");
+    // PgBouncer resumes, but leaves its client waiting.
+    if support::beyond_pgbouncer() {
+        return;
+    }
+    assert_eq!(console.reply().error().unwrap()[&'C'], "57014");
+    assert!(console.ok("SHOW VERSION").is_ready());
+}
+
+#[test]
+fn a_cancel_request_ends_the_wait_for_servers_to_close() {
+    // PgBouncer does nothing then.
+    if support::beyond_pgbouncer() {
+        return;
+    }
+    let proxy = Setup::new().set("default_pool_size", 1).start();
+    let mut busy = proxy.client();
+    busy.ok("BEGIN");
+    let mut console = proxy.console();
+    console.ok("RECONNECT app");
+    console.send(Script::new().query("WAIT_CLOSE app"));
+    proxy.until_log("WAIT_CLOSE 'app' command issued");
+
+    cancel(&proxy, &cancel_packet(&console));
+
+    assert_eq!(console.reply().error().unwrap()[&'C'], "57014");
+    busy.ok("COMMIT");
+}
+
+#[test]
+fn a_cancel_request_for_an_idle_console_is_only_noted() {
+    let proxy = Proxy::start();
+    let mut console = proxy.console();
+
+    cancel(&proxy, &cancel_packet(&console));
+
+    proxy.until_log("admin cancel request for non-waiting client?");
+    assert!(console.ok("SHOW VERSION").is_ready());
 }

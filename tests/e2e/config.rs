@@ -79,13 +79,9 @@ fn what_would_be_unsafe_to_ignore_is_refused() {
     if support::beyond_pgbouncer() {
         return;
     }
-    for (name, value) in
-        [("auth_type", "pam"), ("client_tls_sslmode", "require"), ("server_tls_sslmode", "verify-full")]
-    {
-        let (status, log) = Setup::new().set(name, value).refused();
-        assert_eq!(status.code(), Some(1), "{name} = {value}: {log}");
-        assert!(log.contains(name), "{name} = {value}: {log}");
-    }
+    let (status, log) = Setup::new().set("auth_type", "pam").refused();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("auth_type"), "{log}");
 }
 
 #[test]
@@ -93,8 +89,8 @@ fn what_comes_later_is_said_in_the_log() {
     if support::beyond_pgbouncer() {
         return;
     }
-    let proxy = Setup::new().set("dns_zone_check_period", 5).start();
-    proxy.until_log("dns_zone_check_period");
+    let proxy = Setup::new().set("server_tls_ciphers", "HIGH").start();
+    proxy.until_log("server_tls_ciphers");
 }
 
 #[test]

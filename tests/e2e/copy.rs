@@ -31,6 +31,17 @@ fn copy_in_over_the_simple_protocol() {
 }
 
 #[test]
+fn a_small_socket_buffer_does_not_choke_a_large_answer() {
+    // With a window that shrank after the connection was made, these megabytes would take minutes.
+    let proxy = Setup::new().set("tcp_socket_buffer", 4096).start();
+    let mut client = proxy.client();
+
+    client.send(Script::new().query("SELECT repeat('x', 1000) FROM generate_series(1, 5000)"));
+
+    assert_eq!(client.wire.skim().1, 5000);
+}
+
+#[test]
 fn copy_in_over_the_extended_protocol() {
     let (_proxy, mut client, table) = with_table();
     let copy = format!("COPY {table} FROM STDIN");

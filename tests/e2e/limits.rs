@@ -1,6 +1,8 @@
 //! How many clients may come: in all, by database, by user.
 
-use crate::support::{Client, Login, Postgres, Setup, eventually};
+use std::time::Instant;
+
+use crate::support::{self, Client, Login, Postgres, Setup, eventually};
 
 #[test]
 fn max_client_conn_refuses_the_next_and_lets_it_in_when_one_has_left() {
@@ -112,4 +114,47 @@ fn current_counts_show_in_databases_and_users() {
     ] {
         assert_eq!(user[column], value, "{column}");
     }
+}
+
+#[test]
+fn the_console_counts_as_a_database_and_its_limits_hold_for_all_but_administrators() {
+    let reader = Postgres::shared().role();
+    let setup = Setup::new().set("max_db_client_connections", 1).set("stats_users", &reader).secret(&reader, "");
+    let proxy = setup.start();
+    let login = || proxy.login().database("pgbouncer").user(&reader);
+
+    let _administrator = proxy.console();
+    assert_eq!(login().refusal(), "client connections exceeded (max_db_client_connections)");
+
+    assert_eq!(proxy.show("STATE").rows.len(), 3, "an administrator gets in");
+    let databases = proxy.show("DATABASES");
+    let row = databases.rows.iter().find(|row| row["name"] == "pgbouncer").expect("the console is listed");
+    assert_eq!((row["max_client_connections"].as_str(), row["current_client_connections"].as_str()), ("1", "2"));
+}
+
+#[test]
+fn login_rate_limit_holds_back_an_address_but_not_the_console_nor_unix_sockets() {
+    if support::beyond_pgbouncer() {
+        return;
+    }
+    let setup = Setup::new().set("login_rate_limit", 1).set("login_rate_burst", 2).set("unix_socket_dir", "@DIR@");
+    let proxy = setup.set("max_client_conn", 1000).start();
+    let began = Instant::now();
+    let _first = (proxy.client(), proxy.client());
+
+    let refusals: Vec<_> = (0..50).filter_map(|_| proxy.login().attempt().err()).collect();
+
+    assert!(!refusals.is_empty(), "50 logins in {:?}", began.elapsed());
+    for refusal in &refusals {
+        assert_eq!(refusal.code(), "53300");
+        assert_eq!(refusal.message(), "too many logins from this address (login_rate_limit)");
+    }
+    for _ in 0..10 {
+        proxy.console();
+        proxy.login().unix(&proxy.dir).client();
+    }
+    let lines = proxy.log().matches("pooler error: too many logins from this address").count();
+    let seconds = usize::try_from(began.elapsed().as_secs()).unwrap();
+    assert!((1..=seconds + 1).contains(&lines), "{lines} lines for {} refusals", refusals.len());
+    eventually("there is a login again", || proxy.login().attempt().ok());
 }

@@ -313,7 +313,7 @@ fn an_idle_server_of_another_pool_makes_room_under_a_full_cap() {
     let mut second = proxy.login().user(&other).client();
 
     assert_eq!(second.value("SELECT current_user"), other);
-    assert_eq!(Postgres::shared().backends(&proxy.role), 0);
+    eventually("the idle one is gone", || (Postgres::shared().backends(&proxy.role) == 0).then_some(()));
 }
 
 #[test]
@@ -578,4 +578,15 @@ fn a_pool_of_size_zero_is_without_limit() {
     let mut clients: Vec<Client> = (0..30).map(|_| proxy.client()).collect();
     clients.iter_mut().for_each(|client| assert_eq!(client.ok("BEGIN").status(), 'T'));
     assert_eq!(Postgres::shared().backends(&proxy.role), 30);
+}
+
+#[test]
+fn with_server_lifetime_0_the_server_of_a_login_serves_its_first_query() {
+    let proxy = Setup::new().set("server_lifetime", 0).start();
+    let mut client = proxy.client();
+
+    client.value("SELECT 1");
+
+    proxy.until_log("server lifetime over");
+    assert_eq!(proxy.log().matches("new connection to server").count(), 1);
 }

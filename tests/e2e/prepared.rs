@@ -1,6 +1,7 @@
 //! Prepared statements at protocol level, which belong to the client although its servers change.
 
-use crate::support::{self, Client, Postgres, Proxy, Script, Setup};
+use crate::support::random::Random;
+use crate::support::{self, Client, Login, Postgres, Proxy, Script, Setup};
 
 /// Runs a prepared statement and returns its one value.
 #[track_caller]
@@ -255,19 +256,14 @@ fn an_unknown_statement_is_refused_and_costs_nobody_else() {
 }
 
 #[test]
-fn an_unknown_statement_is_an_error_after_which_the_session_goes_on() {
-    // PgBouncer ends the session.
-    if support::beyond_pgbouncer() {
-        return;
-    }
+fn an_unknown_statement_ends_the_session() {
     let proxy = single();
     let mut client = proxy.client();
 
-    let reply = client.run(Script::new().run_prepared("never", &[]).run("SELECT 1", &[]).sync());
+    let reply = client.run(Script::new().run_prepared("never", &[]).sync());
 
-    assert_eq!(reply.shape(), "EZ");
-    assert_eq!(reply.error().unwrap()[&'C'], "26000");
-    assert_eq!(client.value("SELECT 1"), "1");
+    assert!(reply.error_message().starts_with("prepared statement did not exist"), "{reply:?}");
+    assert_eq!(proxy.client().value("SELECT 1"), "1");
 }
 
 #[test]
@@ -396,4 +392,65 @@ fn a_statement_of_a_failed_batch_is_there_for_the_next_one_in_the_same_pipeline(
     assert_eq!(client.reply().value(), "kept");
     assert_eq!(run(&mut client, "other", &[]), "other");
     assert_eq!(run(&mut client, "kept", &[]), "kept");
+}
+
+/// Batches with errors in them, all sent at once: statements are parsed, skipped, closed and used again under other
+/// names, of texts that several names share.
+fn random_batches(random: &mut Random) -> (Script, usize) {
+    const TEXTS: [&str; 3] = ["SELECT 7", "SELECT 'x'::text", "SELECT 1 + 1"];
+    let mut script = Script::new();
+    let mut names: Vec<String> = Vec::new();
+    let batches = 2 + random.below(5) as usize;
+    let mut parsed = 0;
+    for _ in 0..batches {
+        let mut failed = false;
+        for _ in 0..1 + random.below(5) {
+            let known = (!names.is_empty()).then(|| random.below(names.len() as u64) as usize);
+            script = match (random.below(6), known) {
+                (0, _) => {
+                    failed = true;
+                    script.run("SELECT 1/0", &[])
+                }
+                (1, Some(at)) => {
+                    let name = if failed { names[at].clone() } else { names.swap_remove(at) };
+                    // Skipped, it may be used once more; a pipeline cannot know.
+                    names.retain(|other| *other != name);
+                    script.close_statement(&name)
+                }
+                (2 | 3, Some(at)) => script.run_prepared(&names[at], &[]),
+                _ => {
+                    let name = format!("s{parsed}");
+                    parsed += 1;
+                    let text = TEXTS[random.below(3) as usize];
+                    script = script.parse(&name, text);
+                    if !failed {
+                        names.push(name);
+                    }
+                    script
+                }
+            };
+        }
+        script = script.sync();
+    }
+    (script, batches)
+}
+
+#[test]
+fn pipelines_with_errors_are_answered_as_by_the_server_itself() {
+    let proxy = Setup::new().set("default_pool_size", 1).set("max_prepared_statements", 2).start();
+    for seed in 0..150 {
+        let mut random = Random(seed);
+        let (script, batches) = random_batches(&mut random);
+        let mut direct = Login::to(Postgres::shared().port).user(&proxy.role).database("e2e").client();
+        let mut pooled = proxy.client();
+
+        direct.send(&script);
+        pooled.send(&script);
+
+        for batch in 0..batches {
+            let (expected, got) = (direct.reply(), pooled.reply());
+            assert_eq!(got.shape(), expected.shape(), "seed {seed}, batch {batch}");
+            assert_eq!(got.rows(), expected.rows(), "seed {seed}, batch {batch}");
+        }
+    }
 }

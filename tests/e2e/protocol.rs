@@ -54,6 +54,18 @@ fn the_extended_protocol_passes() {
 }
 
 #[test]
+fn an_error_before_the_sync_comes_at_once() {
+    let proxy = Proxy::start();
+    let mut client = proxy.client();
+
+    client.send(Script::new().run("SELECT aaaa", &[]));
+
+    assert_eq!(client.wire.expect(b'E').fields()[&'C'], "42703");
+    assert_eq!(client.run(Script::new().sync()).shape(), "Z");
+    assert_eq!(client.value("SELECT 1"), "1");
+}
+
+#[test]
 fn a_portal_is_read_in_portions() {
     let proxy = Proxy::start();
     let mut client = proxy.client();

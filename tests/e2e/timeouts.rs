@@ -264,3 +264,30 @@ fn timeouts_of_zero_are_off() {
     holder.ok("COMMIT");
     assert_eq!(waiter.reply().value(), "1");
 }
+
+#[test]
+fn query_timeout_ends_a_login_that_waits_for_its_first_server() {
+    let hole = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = hole.local_addr().unwrap().port();
+    let setup = Setup::new().set("query_timeout", 0.3).database("hole", &format!("host=127.0.0.1 port={port}"));
+    let proxy = setup.start();
+
+    assert_eq!(proxy.login().database("hole").refusal(), "query_timeout");
+}
+
+#[test]
+fn a_server_that_falls_silent_while_it_takes_the_clients_parameters_is_given_up() {
+    let gate = Gate::open();
+    let setup = Setup::new().through(gate.port).set("query_timeout", 0.5).set("default_pool_size", 1);
+    let proxy = setup.start();
+    let mut other = proxy.login().parameter("application_name", "another").client();
+    proxy.client().value("SELECT 1");
+    gate.silence();
+
+    let reply = other.query("SELECT 1");
+
+    assert_eq!(reply.error_message(), "query timeout");
+    gate.cut();
+    gate.reopen();
+    assert_eq!(proxy.client().value("SELECT 1"), "1");
+}

@@ -3,7 +3,9 @@
 //! It keeps its own plain books of who waits, who has what and which servers exist, carries out the scheduler's orders
 //! as the real pool does, and compares after every event.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use pgweir::config::LoadBalanceHosts;
@@ -24,6 +26,8 @@ const HISTORY: usize = 40;
 pub(crate) struct Server {
     id: u32,
     home: usize,
+    /// To be closed when it is free.
+    marked: Arc<AtomicBool>,
 }
 
 impl Held for Server {
@@ -32,6 +36,10 @@ impl Held for Server {
     }
 
     fn mark(&self, _: ServerState) {}
+
+    fn close_needed(&self) -> bool {
+        self.marked.load(Relaxed)
+    }
 }
 
 /// A server away from the shelf.
@@ -48,9 +56,13 @@ struct Pool {
     scheduler: Scheduler<Server, u32>,
     /// Who waits, in order of arrival, with the time of arrival.
     line: VecDeque<(u32, Place, Moment)>,
+    /// Who waits for a server of its own, in order of arrival.
+    dedicated_line: VecDeque<(u32, Place, Moment)>,
     notified: BTreeSet<u32>,
     away: Vec<Away>,
     opening: Vec<Slip>,
+    /// Openings for one client each.
+    dedicated_opening: Vec<(u32, Slip)>,
     /// Ids of logged-in servers.
     servers: BTreeSet<u32>,
     members: usize,
@@ -70,6 +82,8 @@ pub(crate) struct World {
     quota: Quota<usize>,
     dirty: BTreeSet<u32>,
     ids: u32,
+    /// The marks of all servers there were.
+    marks: BTreeMap<u32, Arc<AtomicBool>>,
     history: VecDeque<(Moment, usize, &'static str)>,
 }
 
@@ -93,6 +107,7 @@ impl World {
             quota: Quota::new(),
             dirty: BTreeSet::new(),
             ids: 0,
+            marks: BTreeMap::new(),
             history: VecDeque::new(),
         }
     }
@@ -101,14 +116,18 @@ impl World {
     pub(crate) fn step(&mut self) {
         let pool = self.rng.index(self.pools.len());
         match self.rng.up_to(99) {
-            0..30 => self.client_asks(pool),
+            0..26 => self.client_asks(pool),
+            26..30 => self.dedicated_asks(pool),
             30..53 => self.server_comes_back(pool),
             53..57 => self.server_dies_on_loan(pool),
-            57..62 => self.client_leaves(pool),
-            62..76 => self.opening_ends(pool),
+            57..60 => self.client_leaves(pool),
+            60..62 => self.dedicated_leaves(pool),
+            62..73 => self.opening_ends(pool),
+            73..76 => self.dedicated_opening_ends(pool),
             76..86 => self.time_passes(),
             86..93 => self.tick(),
-            93..95 => self.idle_server_dies(pool),
+            93 => self.idle_server_dies(pool),
+            94 => self.mark_servers(pool),
             95 => self.pause_or_resume(pool),
             96 => self.reconnect(pool),
             97 => self.new_policy(pool),
@@ -132,17 +151,12 @@ impl World {
             self.carry_out(pool);
         }
         for round in 0.. {
-            if self.pools.iter().all(|pool| pool.line.is_empty()) {
+            if self.pools.iter().all(|pool| pool.line.is_empty() && pool.dedicated_line.is_empty()) {
                 break;
             }
             assert!(round < 2_000, "seed {}: someone waits for ever", self.seed);
             for pool in 0..self.pools.len() {
-                while let Some(slip) = self.pools[pool].opening.pop() {
-                    self.opened(pool, slip);
-                }
-                while let Some(away) = self.pools[pool].away.pop() {
-                    self.released(pool, away);
-                }
+                self.wind_up(pool);
             }
             self.now = self.now + Duration::from_millis(333);
             self.tick();
@@ -152,12 +166,7 @@ impl World {
             self.pools[pool].ended = true;
             self.pools[pool].scheduler.end(Ended::Shutdown);
             self.carry_out(pool);
-            while let Some(slip) = self.pools[pool].opening.pop() {
-                self.opened(pool, slip);
-            }
-            while let Some(away) = self.pools[pool].away.pop() {
-                self.released(pool, away);
-            }
+            self.wind_up(pool);
         }
         self.check();
         for pool in &self.pools {
@@ -165,6 +174,80 @@ impl World {
             assert_eq!(self.quota.open_in_database(&pool.names.database), 0, "seed {}: a booking leaks", self.seed);
             assert_eq!(self.quota.open_for_user(&pool.names.user), 0, "seed {}: a booking leaks", self.seed);
         }
+    }
+
+    /// All that is under way comes to its end.
+    fn wind_up(&mut self, pool: usize) {
+        while let Some(slip) = self.pools[pool].opening.pop() {
+            self.opened(pool, slip);
+        }
+        while let Some((_, slip)) = self.pools[pool].dedicated_opening.pop() {
+            self.opened(pool, slip);
+        }
+        while let Some(away) = self.pools[pool].away.pop() {
+            self.released(pool, away);
+        }
+    }
+
+    fn dedicated_asks(&mut self, at: usize) {
+        self.note(at, "replication client asks");
+        let worker = self.rng.up_to(WORKERS) as usize;
+        self.ids += 1;
+        let pool = &mut self.pools[at];
+        match pool.scheduler.dedicated_waits(self.ids, worker, self.now) {
+            Ok(place) => pool.dedicated_line.push_back((self.ids, place, self.now)),
+            Err(refused) => assert!(pool.ended, "refused for no reason: {refused:?}"),
+        }
+        self.carry_out(at);
+    }
+
+    fn dedicated_leaves(&mut self, at: usize) {
+        let len = self.pools[at].dedicated_line.len();
+        if len == 0 {
+            return;
+        }
+        self.note(at, "replication client leaves");
+        let which = self.rng.index(len);
+        let pool = &mut self.pools[at];
+        let (client, place, _) = pool.dedicated_line.remove(which).expect("in range");
+        assert_eq!(pool.scheduler.dedicated_left(place), Some(client));
+        assert_eq!(pool.scheduler.dedicated_left(place), None, "nobody leaves twice");
+        // Mostly the opening is given up with it; now and then it is too late for that.
+        let under_way = pool.dedicated_opening.iter().position(|(whom, _)| *whom == client);
+        if let Some(under_way) = under_way
+            && !self.rng.one_in(4)
+        {
+            let (_, slip) = self.pools[at].dedicated_opening.swap_remove(under_way);
+            self.unbook(at);
+            self.pools[at].scheduler.open_abandoned(slip, self.now);
+            self.carry_out(at);
+            self.room_after_close(at);
+        }
+    }
+
+    fn dedicated_opening_ends(&mut self, at: usize) {
+        if self.pools[at].dedicated_opening.is_empty() {
+            return;
+        }
+        let which = self.rng.index(self.pools[at].dedicated_opening.len());
+        let (client, slip) = self.pools[at].dedicated_opening.swap_remove(which);
+        if !self.rng.one_in(6) {
+            self.note(at, "dedicated server opened");
+            return self.opened(at, slip);
+        }
+        self.note(at, "dedicated opening failed");
+        let outlook = self.rng.pick(&[Outlook::Hopeless, Outlook::Passing]);
+        self.unbook(at);
+        let pool = &mut self.pools[at];
+        pool.failed |= outlook == Outlook::Passing;
+        let told = pool.scheduler.open_failed(slip, outlook, self.now);
+        let waits = pool.dedicated_line.iter().position(|(whom, ..)| *whom == client);
+        assert_eq!(told, waits.filter(|_| outlook == Outlook::Hopeless).map(|_| client), "told the wrong one");
+        if let (Some(_), Some(position)) = (told, waits) {
+            pool.dedicated_line.remove(position);
+        }
+        self.carry_out(at);
+        self.room_after_close(at);
     }
 
     fn client_asks(&mut self, at: usize) {
@@ -187,7 +270,8 @@ impl World {
                     match pool.scheduler.client_waits(self.ids, worker, self.now) {
                         Ok(place) => pool.line.push_back((self.ids, place, self.now)),
                         Err(Refused::LoginRetry) => {
-                            assert!(pool.failed && pool.servers.is_empty(), "turned away for no reason");
+                            let dedicated = pool.away.iter().filter(|away| away.errand == Errand::Dedicated).count();
+                            assert!(pool.failed && pool.servers.len() == dedicated, "turned away for no reason");
                         }
                         Err(refused) => assert!(pool.ended, "refused for no reason: {refused:?}"),
                     }
@@ -232,6 +316,8 @@ impl World {
             away.errand = match away.errand {
                 Errand::Active => self.rng.pick(&[Errand::Tested, Errand::BeingCanceled]),
                 Errand::BeingCanceled | Errand::Tested => Errand::Tested,
+                // It knows no errands: it is closed with its client.
+                Errand::Dedicated => return self.pools[at].away.push(away),
             };
             self.note(at, "server goes on an errand");
             self.pools[at].scheduler.server_errand(&mut away.loan, away.errand);
@@ -267,14 +353,17 @@ impl World {
         self.unbook(at);
         let pool = &mut self.pools[at];
         pool.failed = true;
-        pool.scheduler.open_failed(slip, outlook, self.now);
+        let alone = pool.scheduler.open_failed(slip, outlook, self.now);
+        assert_eq!(alone, None, "what fails for all concerns nobody alone");
         self.carry_out(at);
         self.room_after_close(at);
     }
 
     fn opened(&mut self, at: usize, slip: Slip) {
         self.ids += 1;
-        let server = Server { id: self.ids, home: self.rng.up_to(WORKERS) as usize };
+        let marked = Arc::new(AtomicBool::new(self.rng.up_to(99) < 3));
+        self.marks.insert(self.ids, marked.clone());
+        let server = Server { id: self.ids, home: self.rng.up_to(WORKERS) as usize, marked };
         self.pools[at].servers.insert(self.ids);
         self.pools[at].scheduler.server_opened(server, slip, self.now);
         self.carry_out(at);
@@ -294,7 +383,7 @@ impl World {
             let pool = &self.pools[at];
             let timeout = pool.policy.query_wait_timeout;
             assert!(
-                timeout.is_zero() || pool.line.iter().all(|(_, _, since)| self.now.since(*since) <= timeout),
+                timeout.is_zero() || pool.waiting().all(|(_, _, since)| self.now.since(*since) <= timeout),
                 "seed {}: someone waits beyond query_wait_timeout",
                 self.seed
             );
@@ -308,6 +397,22 @@ impl World {
         if !idle.is_empty() {
             self.note(at, "idle server dies");
             self.dirty.insert(self.rng.pick(&idle));
+        }
+    }
+
+    /// Their address is gone: those at rest must close now, the others as they come back.
+    fn mark_servers(&mut self, at: usize) {
+        self.note(at, "servers are marked");
+        for id in self.pools[at].servers.clone() {
+            if self.rng.up_to(1) == 0 {
+                self.marks[&id].store(true, Relaxed);
+            }
+        }
+        self.pools[at].scheduler.close_marked(self.now);
+        self.carry_out(at);
+        let pool = &self.pools[at];
+        for id in pool.servers.iter().filter(|id| self.marks[id].load(Relaxed)) {
+            assert!(pool.away.iter().any(|away| away.server.id == *id), "seed {}: {id} rests marked", self.seed);
         }
     }
 
@@ -361,14 +466,25 @@ impl World {
     fn deed(&mut self, at: usize, order: Order<Server, u32>) {
         let pool = &mut self.pools[at];
         match order {
+            Order::Grant { server, loan, waiter, waited_us }
+                if pool.dedicated_line.iter().any(|(whom, ..)| *whom == waiter) =>
+            {
+                let position = pool.dedicated_line.iter().position(|(whom, ..)| *whom == waiter).expect("just seen");
+                let (_, _, since) = pool.dedicated_line.remove(position).expect("in range");
+                assert_eq!(waited_us, self.now.micros_since(since));
+                assert!(!pool.paused && !pool.ended, "granted by a closed pool");
+                pool.away.push(Away { server, loan, errand: Errand::Dedicated });
+            }
             Order::Grant { server, loan, waiter, waited_us } => {
                 let (first, _, since) = pool.line.pop_front().expect("granted to nobody");
                 assert_eq!(first, waiter, "seed {}: not first come, first served", self.seed);
                 assert_eq!(waited_us, self.now.micros_since(since));
                 assert!(!pool.paused && !pool.ended, "granted by a closed pool");
+                assert!(!server.close_needed(), "seed {}: granted though marked", self.seed);
                 pool.lend(server, loan);
             }
-            Order::Open { slip, purpose, .. } => self.open(at, slip, purpose),
+            Order::Open { slip, purpose, .. } => self.open(at, slip, purpose, None),
+            Order::OpenDedicated { slip, purpose, waiter, .. } => self.open(at, slip, purpose, Some(waiter)),
             Order::Check { server, loan } => {
                 pool.away.push(Away { server, loan, errand: Errand::Tested });
             }
@@ -377,8 +493,10 @@ impl World {
                 self.room_after_close(at);
             }
             Order::Refuse { waiter, why } => {
-                let position = pool.line.iter().position(|(client, ..)| *client == waiter).expect("refused nobody");
-                let (_, _, since) = pool.line.remove(position).expect("in range");
+                let place = |line: &VecDeque<(u32, Place, Moment)>| line.iter().position(|(whom, ..)| *whom == waiter);
+                let line = if place(&pool.line).is_some() { &mut pool.line } else { &mut pool.dedicated_line };
+                let position = place(line).expect("refused nobody");
+                let (_, _, since) = line.remove(position).expect("in range");
                 match why {
                     Refused::QueryWaitTimeout => assert!(self.now.since(since) > pool.policy.query_wait_timeout),
                     Refused::LoginFailed => assert!(pool.failed),
@@ -387,26 +505,34 @@ impl World {
                 }
             }
             Order::Notify { waiter } => {
-                assert!(pool.line.iter().any(|(client, ..)| *client == waiter), "told somebody who does not wait");
+                assert!(pool.waiting().any(|(client, ..)| *client == waiter), "told somebody who does not wait");
                 assert!(pool.notified.insert(waiter), "told twice");
             }
         }
     }
 
-    fn open(&mut self, at: usize, slip: Slip, purpose: Purpose) {
+    fn open(&mut self, at: usize, slip: Slip, purpose: Purpose, whom: Option<u32>) {
         let pool = &mut self.pools[at];
         assert!(!pool.ended && !pool.paused, "opened by a closed pool");
         // The order may have others of its kind beside it: the scheduler has counted them all.
         let counts = pool.scheduler.counts(self.now);
-        assert!(counts.opening <= OPENINGS_MAX, "too many at once");
+        assert!(counts.opening <= 2 * OPENINGS_MAX, "too many at once");
+        if let Some(whom) = whom {
+            assert!(pool.dedicated_opening.iter().all(|(known, _)| *known != whom), "opened twice for one client");
+        }
         let policy = &pool.policy;
         if policy.pool_size != 0 {
             match purpose {
                 Purpose::Demand | Purpose::Minimum => assert!(counts.servers() <= policy.pool_size, "beyond pool_size"),
                 Purpose::Reserve => {
                     assert!(counts.servers() <= limit(policy), "beyond the reserve");
-                    let (_, _, since) = pool.line.front().expect("the reserve is for those who wait");
-                    assert!(self.now.since(*since) >= policy.reserve_pool_timeout, "too early for the reserve");
+                    let first = |line: &VecDeque<(u32, Place, Moment)>| line.front().map(|(_, _, since)| *since);
+                    let since = match whom {
+                        Some(_) => first(&pool.dedicated_line),
+                        None => first(&pool.line),
+                    };
+                    let since = since.expect("the reserve is for those who wait");
+                    assert!(self.now.since(since) >= policy.reserve_pool_timeout, "too early for the reserve");
                 }
             }
         }
@@ -426,7 +552,10 @@ impl World {
         }
         let wait = purpose != Purpose::Minimum;
         if room.is_ok() || (wait && self.quota.take_or_wait(&names, caps, at).is_ok()) {
-            self.pools[at].opening.push(slip);
+            match whom {
+                Some(whom) => self.pools[at].dedicated_opening.push((whom, slip)),
+                None => self.pools[at].opening.push(slip),
+            }
         } else {
             self.pools[at].scheduler.open_refused(slip, self.now);
         }
@@ -488,9 +617,13 @@ impl World {
         for pool in &mut self.pools {
             let counts = pool.scheduler.counts(self.now);
             let on = |errand| pool.away.iter().filter(|away| away.errand == errand).count() as u32;
-            assert_eq!(counts.waiting as usize, pool.line.len(), "seed {}: the line", self.seed);
-            assert_eq!(counts.opening as usize, pool.opening.len(), "seed {}: openings", self.seed);
-            assert_eq!(counts.active, on(Errand::Active), "seed {}: active", self.seed);
+            let (waiting, opening) = (pool.line.len() as u32, pool.opening.len() as u32);
+            let (alone, opening_alone) = (pool.dedicated_line.len() as u32, pool.dedicated_opening.len() as u32);
+            assert_eq!(counts.waiting, waiting + alone, "seed {}: the lines", self.seed);
+            assert_eq!(counts.opening, opening + opening_alone, "seed {}: openings", self.seed);
+            assert!(opening <= OPENINGS_MAX && opening_alone <= OPENINGS_MAX, "seed {}: too many at once", self.seed);
+            assert_eq!(counts.active, on(Errand::Active) + on(Errand::Dedicated), "seed {}: active", self.seed);
+            assert_eq!(counts.dedicated, on(Errand::Dedicated), "seed {}: dedicated", self.seed);
             assert_eq!(counts.tested, on(Errand::Tested), "seed {}: tested", self.seed);
             assert_eq!(counts.being_canceled, on(Errand::BeingCanceled), "seed {}: being canceled", self.seed);
             assert_eq!(counts.connected() as usize, pool.servers.len(), "seed {}: servers", self.seed);
@@ -498,13 +631,21 @@ impl World {
             if pool.paused || pool.ended {
                 assert_eq!(counts.idle + counts.used, 0, "seed {}: a closed pool keeps servers", self.seed);
             } else {
-                assert!(counts.idle == 0 || counts.waiting == 0, "seed {}: idle while someone waits", self.seed);
-                assert!(counts.used == 0 || counts.waiting <= counts.tested + counts.opening, "used is not checked");
+                assert!(counts.idle == 0 || waiting == 0, "seed {}: idle while someone waits", self.seed);
+                assert!(counts.used == 0 || waiting <= counts.tested + opening, "used is not checked");
             }
             let (size, caps) = (pool.policy.pool_size, pool.caps);
-            let room = (size == 0 || counts.servers() < size) && counts.opening < OPENINGS_MAX;
-            if room && caps == Caps::default() && !pool.failed && !pool.paused && !pool.ended {
-                assert!(counts.waiting <= counts.tested + counts.opening, "seed {}: nothing is done", self.seed);
+            let sticky = pool.policy.hosts > 1 && pool.policy.load_balance_hosts == LoadBalanceHosts::Disable;
+            let openings_max = if sticky && counts.connected() == 0 { 1 } else { OPENINGS_MAX };
+            let room = size == 0 || counts.servers() < size;
+            if caps == Caps::default() && !pool.failed && !pool.paused && !pool.ended {
+                if room && opening < openings_max {
+                    assert!(waiting <= counts.tested + opening, "seed {}: nothing is done", self.seed);
+                }
+                if (room || counts.idle > 0) && opening_alone < openings_max {
+                    let served = pool.dedicated_line.iter().filter(|(whom, ..)| pool.opens_for(*whom)).count() as u32;
+                    assert_eq!(served, alone, "seed {}: nothing is done for replication", self.seed);
+                }
             }
             if counts.servers() <= limit(&pool.policy) {
                 pool.roof = limit(&pool.policy);
@@ -514,7 +655,9 @@ impl World {
         for pool in &self.pools {
             let books = |choose: fn(&Names) -> &str| {
                 let related = self.pools.iter().filter(|other| choose(&other.names) == choose(&pool.names));
-                related.map(|other| other.servers.len() + other.opening.len()).sum::<usize>() as u32
+                related
+                    .map(|other| other.servers.len() + other.opening.len() + other.dedicated_opening.len())
+                    .sum::<usize>() as u32
             };
             let in_database = books(|names| &names.database);
             let of_user = books(|names| &names.user);
@@ -553,15 +696,26 @@ impl Pool {
             scheduler: Scheduler::new(policy.clone()),
             policy,
             line: VecDeque::new(),
+            dedicated_line: VecDeque::new(),
             notified: BTreeSet::new(),
             away: Vec::new(),
             opening: Vec::new(),
+            dedicated_opening: Vec::new(),
             servers: BTreeSet::new(),
             members: 1,
             paused: false,
             ended: false,
             failed: false,
         }
+    }
+
+    /// Everyone in either line.
+    fn waiting(&self) -> impl Iterator<Item = &(u32, Place, Moment)> {
+        self.line.iter().chain(&self.dedicated_line)
+    }
+
+    fn opens_for(&self, client: u32) -> bool {
+        self.dedicated_opening.iter().any(|(whom, _)| *whom == client)
     }
 
     fn lend(&mut self, server: Server, loan: Loan) {

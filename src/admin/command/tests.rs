@@ -140,13 +140,16 @@ fn words_that_are_too_long_are_bad_arguments() {
         "a_sixteen_bytes_".to_owned(),
         format!("SHOW {long}"),
         format!("SET {long}=1"),
-        format!("SET verbose='{}'", "x".repeat(256)),
+        format!("SET verbose='{}'", "x".repeat(254)),
+        format!("SHOW \"{}\"", "x".repeat(62)),
         "SET \"\"=1".to_owned(),
     ];
     for text in texts {
         assert_eq!(parse(&text), Err(ParseError::BadArguments), "{text}");
     }
     assert_eq!(parse(&format!("PAUSE {}", "x".repeat(63))), Ok(Command::Pause(Some("x".repeat(63)))));
+    assert_eq!(parse(&format!("PAUSE \"{}\"", "x".repeat(61))), Ok(Command::Pause(Some("x".repeat(61)))));
+    assert_eq!(parse(&format!("SET k='{}'", "x".repeat(253))), Ok(setting("k", &"x".repeat(253))));
 }
 
 proptest! {

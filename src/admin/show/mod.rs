@@ -1,10 +1,11 @@
 //! The tables of SHOW.
 //!
-//! Each has its columns and a function that fills its rows from the [`Context`]: [`sockets`] has clients and servers,
-//! [`pools`] pools, databases and users, [`stats`] counters and averages, [`process`] settings, version and the like.
-//! Names, order and types of columns are PgBouncer 1.25's (and the login counts of its next version): exporters depend
-//! on them, so a test freezes them.
+//! Each has its columns and a function that fills its rows from the [`Context`] (but for [`fds`], whose rows the
+//! connections themselves make): [`sockets`] has clients and servers, [`pools`] pools, databases and users, [`stats`]
+//! counters and averages, [`process`] settings, version and the like. Names, order and types of columns are PgBouncer
+//! 1.25's (and the login counts of its next version): exporters depend on them, so a test freezes them.
 
+pub mod fds;
 pub mod pools;
 pub mod process;
 pub mod sockets;
@@ -37,6 +38,10 @@ pub enum Show {
     Stats,
     StatsAverages,
     StatsTotals,
+    /// STATS with `stats_login_counts` off; so for the others.
+    Stats125,
+    StatsAverages125,
+    StatsTotals125,
     Totals,
     Users,
     Version,
@@ -74,10 +79,23 @@ impl Show {
         NAMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, show)| *show)
     }
 
-    /// Its columns; `None` where it is not a table (HELP is a notice, FDS is for a later version).
+    /// The table shown for it under this setting of `stats_login_counts`.
+    #[must_use]
+    pub fn with_login_counts(self, shown: bool) -> Show {
+        match self {
+            _ if shown => self,
+            Show::Stats => Show::Stats125,
+            Show::StatsAverages => Show::StatsAverages125,
+            Show::StatsTotals => Show::StatsTotals125,
+            _ => self,
+        }
+    }
+
+    /// Its columns; `None` where it is not a table (HELP is a notice).
     pub fn columns(self) -> Option<&'static [Column]> {
         Some(match self {
-            Show::Fds | Show::Help => return None,
+            Show::Help => return None,
+            Show::Fds => &fds::FDS,
             Show::Clients | Show::Servers => &sockets::COLUMNS,
             Show::Sockets | Show::ActiveSockets => &sockets::COLUMNS_WITH_BUFFERS,
             Show::Databases => &pools::DATABASES,
@@ -89,6 +107,9 @@ impl Show {
             Show::Stats => &stats::STATS,
             Show::StatsAverages => &stats::STATS_AVERAGES,
             Show::StatsTotals => &stats::STATS_TOTALS,
+            Show::Stats125 => &stats::STATS_125,
+            Show::StatsAverages125 => &stats::STATS_AVERAGES_125,
+            Show::StatsTotals125 => &stats::STATS_TOTALS_125,
             Show::Totals => &stats::TOTALS,
             Show::Config => &process::CONFIG,
             Show::DnsHosts => &process::DNS_HOSTS,
@@ -99,30 +120,31 @@ impl Show {
         })
     }
 
-    /// Its columns and present rows; `None` as for [`Show::columns`].
+    /// Its columns and present rows; `None` where it is not a table, or its rows are not to be had at once (FDS).
     pub fn table(self, context: &Context, now: Moment) -> Option<Table> {
         let mut table = Table::new(self.columns()?);
         match self {
             Show::Fds | Show::Help => return None,
             Show::Clients => sockets::clients(&mut table, context, now),
-            Show::Servers => sockets::servers(&mut table, context, now),
+            Show::Servers => sockets::servers(&mut table, context),
             Show::Sockets => sockets::sockets(&mut table, context, now, sockets::Which::All),
             Show::ActiveSockets => sockets::sockets(&mut table, context, now, sockets::Which::Active),
             Show::Databases => pools::databases(&mut table, context),
             Show::Peers => pools::peers(&mut table, context),
+            Show::PeerPools => pools::peer_pools(&mut table, context),
             Show::Pools => pools::pools(&mut table, context, now),
             Show::Users => pools::users(&mut table, context),
             Show::Lists => pools::lists(&mut table, context, now),
-            Show::Stats => stats::stats(&mut table, context, now),
-            Show::StatsAverages => stats::stats_averages(&mut table, context, now),
-            Show::StatsTotals => stats::stats_totals(&mut table, context),
+            Show::Stats | Show::Stats125 => stats::stats(&mut table, context, now),
+            Show::StatsAverages | Show::StatsAverages125 => stats::stats_averages(&mut table, context, now),
+            Show::StatsTotals | Show::StatsTotals125 => stats::stats_totals(&mut table, context),
             Show::Totals => stats::totals(&mut table, context, now),
             Show::Config => process::config(&mut table, context),
-            Show::Mem => process::mem(&mut table, context),
+            Show::Mem => process::mem(&mut table, context, now),
             Show::State => process::state(&mut table, context),
-            Show::Version => process::version(&mut table, context),
-            // Names are looked up afresh for each connection and cancel requests go to no peer: nothing to show.
-            Show::DnsHosts | Show::DnsZones | Show::PeerPools => {}
+            Show::Version => process::version(&mut table),
+            Show::DnsHosts => process::dns_hosts(&mut table, context),
+            Show::DnsZones => process::dns_zones(&mut table, context),
         }
         Some(table)
     }

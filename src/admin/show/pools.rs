@@ -154,9 +154,9 @@ fn console_database(context: &Context) -> Vec<Value> {
         Value::int(settings.server_lifetime.as_secs()),
         Value::text(PoolMode::Statement),
         Value::Null,
+        Value::int(settings.max_db_connections),
         Value::Int4(0),
-        Value::Int4(0),
-        Value::Int4(0),
+        Value::int(settings.max_db_client_connections),
         Value::int(console_clients(context)),
         Value::Int4(0),
         Value::Int4(0),
@@ -189,28 +189,28 @@ pub fn users(table: &mut Table, context: &Context) {
     sort_by_names(table);
 }
 
-/// Fills SHOW LISTS. Cards of connections that have ended are not kept, so nothing is ever free; there is no cache of
-/// names.
+/// Fills SHOW LISTS. Cards of connections that have ended are not kept, so nothing is ever free.
 pub fn lists(table: &mut Table, context: &Context, now: Moment) {
     let registry = &context.registry;
     let users = registry.user_views();
     let console_user = usize::from(!users.iter().any(|view| &*view.name == DATABASE));
     let clients = context.roster.clients();
     let logging_in = clients.iter().filter(|card| card.state() == ClientState::Login).count();
+    let dns = registry.dns_sums();
     let lists = [
         ("databases", registry.database_views().len() + 1),
         ("users", users.len() + console_user),
         ("peers", registry.config().peers.len()),
         ("pools", registry.pool_views(now).len() + 1),
-        ("peer_pools", 0),
+        ("peer_pools", registry.peer_pool_views().len()),
         ("free_clients", 0),
         ("used_clients", clients.len()),
         ("login_clients", logging_in),
         ("free_servers", 0),
         ("used_servers", context.roster.server_count()),
-        ("dns_names", 0),
-        ("dns_zones", 0),
-        ("dns_queries", 0),
+        ("dns_names", dns.names),
+        ("dns_zones", dns.zones),
+        ("dns_queries", dns.queries),
         ("dns_pending", 0),
     ];
     for (list, items) in lists {
@@ -231,6 +231,19 @@ pub fn peers(table: &mut Table, context: &Context) {
             Value::text(host),
             Value::int(peer.host.port()),
             Value::int(peer.pool_size.unwrap_or(config.settings.default_pool_size)),
+        ]);
+    }
+}
+
+/// Fills SHOW PEER_POOLS: the peers that were sent something.
+pub fn peer_pools(table: &mut Table, context: &Context) {
+    for view in context.registry.peer_pool_views() {
+        table.push(vec![
+            Value::int(view.peer_id),
+            Value::int(view.cl_active_cancel_req),
+            Value::int(view.cl_waiting_cancel_req),
+            Value::int(view.sv_active_cancel),
+            Value::int(view.sv_login),
         ]);
     }
 }

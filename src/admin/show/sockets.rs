@@ -2,7 +2,9 @@
 //!
 //! Rows come in PgBouncer's order: by pool, then by state, then by age. `ptr` and `link` are numbers of connections
 //! here, not addresses in memory: they are the same in both tables and in the log, and tell a stranger nothing.
-//! Positions in buffers are always 0: a connection at rest has no buffer, and a busy one does not publish its own.
+//!
+//! Of buffers only this is known here: what a client in line has sent and nobody has looked at yet (`recv_pos`,
+//! `pkt_avail`). A connection at rest has no buffer, and a busy one does not stop to publish its own: those are 0.
 
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
@@ -12,7 +14,7 @@ use std::time::SystemTime;
 use crate::admin::Context;
 use crate::admin::table::{Column, Table, Value};
 use crate::stats::moment::Moment;
-use crate::stats::roster::{ClientCard, ClientState, Endpoint, ServerCard, ServerState};
+use crate::stats::roster::{ClientCard, ClientState, Endpoint, Order, ServerCard, ServerState};
 
 /// Columns of SHOW CLIENTS and SHOW SERVERS.
 pub const COLUMNS: [Column; 21] = [
@@ -65,7 +67,9 @@ const BUFFERS: [Column; 7] = [
 pub enum Which {
     /// All.
     All,
-    /// Those that may hold bytes under way: not at rest. PgBouncer looks whether their buffers are empty.
+    /// Those that may hold bytes under way: clients in line, logging in or with a request at a server, and servers at
+    /// work. PgBouncer looks whether their buffers are empty, and so leaves out who waits for a server's answer; what
+    /// it lists is listed here too, but for the console that asks.
     Active,
 }
 
@@ -74,6 +78,8 @@ pub fn clients(table: &mut Table, context: &Context, now: Moment) {
     for card in logged_in(context) {
         let state = match card.state() {
             ClientState::Waiting => "waiting",
+            ClientState::WaitingCancel => "waiting_cancel_req",
+            ClientState::ActiveCancel => "active_cancel_req",
             _ if card.link() == 0 => "idle",
             _ => "active",
         };
@@ -82,7 +88,7 @@ pub fn clients(table: &mut Table, context: &Context, now: Moment) {
 }
 
 /// Fills SHOW SERVERS.
-pub fn servers(table: &mut Table, context: &Context, now: Moment) {
+pub fn servers(table: &mut Table, context: &Context) {
     for card in servers_in_order(context) {
         let state = match card.state() {
             ServerState::Active if card.link() == 0 => "idle",
@@ -92,20 +98,25 @@ pub fn servers(table: &mut Table, context: &Context, now: Moment) {
             ServerState::Tested => "tested",
             ServerState::New => "new",
             ServerState::BeingCanceled => "being_canceled",
+            ServerState::ActiveCancel => "active_cancel",
         };
-        table.push(server_row(context, &card, state, now));
+        table.push(server_row(context, &card, state));
     }
 }
 
-/// Fills SHOW SOCKETS and SHOW ACTIVE_SOCKETS. PgBouncer leaves out servers it holds back for a cancel request; we show
-/// them.
+/// Fills SHOW SOCKETS and SHOW ACTIVE_SOCKETS. PgBouncer leaves out requests to cancel, the connections that carry them
+/// and servers it holds back for them; we show them.
 pub fn sockets(table: &mut Table, context: &Context, now: Moment, which: Which) {
     let mut rows = Vec::new();
     for card in logged_in(context) {
-        let active = card.state() == ClientState::Waiting || card.link() != 0 || card.rest_at().is_none();
-        let state = if card.state() == ClientState::Waiting { "cl_waiting" } else { "cl_active" };
-        if which == Which::All || active {
-            rows.push((card.names(), client_row(context, &card, state, now)));
+        let state = match card.state() {
+            ClientState::Waiting => "cl_waiting",
+            ClientState::WaitingCancel => "cl_waiting_cancel_req",
+            ClientState::ActiveCancel => "cl_active_cancel_req",
+            _ => "cl_active",
+        };
+        if which == Which::All || is_under_way(&card) {
+            rows.push((pool_of(&card), client_row(context, &card, state, now), card.held()));
         }
     }
     for card in servers_in_order(context) {
@@ -116,28 +127,60 @@ pub fn sockets(table: &mut Table, context: &Context, now: Moment, which: Which) 
             ServerState::Tested => "sv_tested",
             ServerState::New => "sv_login",
             ServerState::BeingCanceled => "sv_being_canceled",
+            ServerState::ActiveCancel => "sv_active_cancel",
         };
-        let at_rest = matches!(card.state(), ServerState::Idle | ServerState::Used);
-        if which == Which::All || !at_rest {
-            rows.push(((card.database.clone(), card.user.clone()), server_row(context, &card, state, now)));
+        let at_work = match card.state() {
+            ServerState::Active => context.roster.client(card.link()).is_some_and(|client| is_under_way(&client)),
+            ServerState::Idle | ServerState::Used => false,
+            ServerState::New | ServerState::Tested | ServerState::BeingCanceled | ServerState::ActiveCancel => true,
+        };
+        if which == Which::All || at_work {
+            rows.push(((card.database.clone(), card.user.clone()), server_row(context, &card, state), 0));
         }
     }
     // Stable: within a pool, clients stay before servers.
     rows.sort_by(|a, b| a.0.cmp(&b.0));
     for card in context.roster.clients().iter().filter(|card| card.state() == ClientState::Login) {
-        rows.push((card.names(), client_row(context, card, "cl_login", now)));
+        rows.push((card.names(), client_row(context, card, "cl_login", now), 0));
     }
-    for (_, mut row) in rows {
-        row.resize(COLUMNS_WITH_BUFFERS.len(), Value::Int4(0));
+    for (_, mut row, held) in rows {
+        let held = Value::int(held);
+        let zero = || Value::Int4(0);
+        row.extend([held.clone(), zero(), zero(), zero(), zero(), held, zero()]);
         table.push(row);
     }
 }
 
-/// Clients by pool, waiting ones last.
+/// Is something under way for this client: does it stand in line, or owe its server an answer? Not so at rest, idle in
+/// a transaction, or between two transactions of a session.
+pub(super) fn is_under_way(card: &ClientCard) -> bool {
+    let asked = card.link() != 0 && card.xact_at().is_some() && card.idle_in_xact_at().is_none();
+    matches!(card.state(), ClientState::Waiting | ClientState::WaitingCancel) || asked
+}
+
+/// The pool whose list a client is in.
+fn pool_of(card: &ClientCard) -> (Arc<str>, Arc<str>) {
+    match card.pool.get() {
+        Some(pool) => (pool.database.clone(), pool.user.clone()),
+        None => card.names(),
+    }
+}
+
+/// Clients by pool, waiting ones behind others and requests to cancel last; those for peers are in no pool, and come
+/// after all. Who was killed is still on the way out, but for PgBouncer gone at once.
 fn logged_in(context: &Context) -> Vec<Arc<ClientCard>> {
     let mut cards = context.roster.clients();
-    cards.retain(|card| card.state() != ClientState::Login);
-    cards.sort_by_cached_key(|card| (card.names(), card.state() == ClientState::Waiting));
+    cards.retain(|card| {
+        let killed = matches!(card.order(), Order::Kill | Order::DatabaseRemoved);
+        card.state() != ClientState::Login && !killed
+    });
+    let rank = |card: &ClientCard| match card.state() {
+        ClientState::Login | ClientState::Active => 0,
+        ClientState::Waiting => 1,
+        ClientState::ActiveCancel => 2,
+        ClientState::WaitingCancel => 3,
+    };
+    cards.sort_by_cached_key(|card| (card.database().is_none(), pool_of(card), rank(card)));
     cards
 }
 
@@ -149,7 +192,8 @@ fn servers_in_order(context: &Context) -> Vec<Arc<ServerCard>> {
         ServerState::Used => 2,
         ServerState::Tested => 3,
         ServerState::New => 4,
-        ServerState::BeingCanceled => 5,
+        ServerState::ActiveCancel => 5,
+        ServerState::BeingCanceled => 6,
     };
     let mut cards = context.roster.servers();
     cards.sort_by_cached_key(|card| (card.database.clone(), card.user.clone(), rank(card)));
@@ -172,37 +216,33 @@ struct Row<'a> {
     close_needed: bool,
     link: u64,
     remote_pid: i32,
+    tls: &'a str,
     application_name: Arc<str>,
     prepared_statements: u32,
     id: u64,
 }
 
 fn client_row(context: &Context, card: &ClientCard, state: &'static str, now: Moment) -> Vec<Value> {
-    let names = card.names.get();
-    // Nothing is under way for a client at rest, nor for one idle in a transaction.
-    let under_way = card.state() == ClientState::Waiting || (card.link() != 0 && card.idle_in_xact_at().is_none());
+    let user = card.names.get().map(|names| &*names.user);
     let row = Row {
         kind: "C",
-        user: names.map_or("(nouser)", |names| &names.user),
-        database: names.map_or("(nodb)", |names| &names.database),
-        replication: match card.replication.load(Relaxed) {
-            0 => "none",
-            1 => "logical",
-            _ => "physical",
-        },
+        user: user.unwrap_or("(nouser)"),
+        database: card.database().map_or("(nodb)", |name| name),
+        replication: card.replication().name(),
         state,
         peer: &card.peer,
         local: &card.local,
         connected: card.connected,
         connected_at: card.connected_at,
         request_at: card.request_at(),
-        wait_us: if under_way { now.micros_since(card.request_at()) } else { 0 },
+        wait_us: if is_under_way(card) { now.micros_since(card.request_at()) } else { 0 },
         close_needed: false,
         link: card.link(),
         remote_pid: match card.peer {
             Endpoint::Unix { pid, .. } => pid.unwrap_or(0),
             Endpoint::Tcp(_) => 0,
         },
+        tls: card.tls.get().map_or("", |tls| tls),
         application_name: card.application_name.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         prepared_statements: card.prepared_statements.load(Relaxed),
         id: card.id,
@@ -210,22 +250,31 @@ fn client_row(context: &Context, card: &ClientCard, state: &'static str, now: Mo
     values(context, &row)
 }
 
-fn server_row(context: &Context, card: &ServerCard, state: &'static str, now: Moment) -> Vec<Value> {
+fn server_row(context: &Context, card: &ServerCard, state: &'static str) -> Vec<Value> {
+    // PgBouncer's own end of a Unix socket has its own port, whichever end that is.
+    let local = match &card.local {
+        Endpoint::Unix { pid, uid, .. } => {
+            Endpoint::Unix { port: context.registry.config().settings.listen_port, pid: *pid, uid: *uid }
+        }
+        local => local.clone(),
+    };
     let row = Row {
         kind: "S",
         user: &card.user,
         database: &card.database,
-        replication: "none",
+        replication: card.replication().name(),
         state,
         peer: &card.peer,
-        local: &card.local,
+        local: &local,
         connected: card.connected,
         connected_at: card.connected_at,
         request_at: card.request_at(),
-        wait_us: if card.state() == ServerState::Active { now.micros_since(card.request_at()) } else { 0 },
+        // Clients wait, servers do not: as in PgBouncer.
+        wait_us: 0,
         close_needed: card.close_needed.load(Relaxed),
         link: card.link(),
         remote_pid: card.remote_pid(),
+        tls: card.tls.get().map_or("", |tls| tls),
         application_name: card.application_name.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         prepared_statements: card.prepared_statements.load(Relaxed),
         id: card.id,
@@ -255,7 +304,7 @@ fn values(context: &Context, row: &Row<'_>) -> Vec<Value> {
         Value::Text(pointer(row.id)),
         Value::Text(if row.link == 0 { String::new() } else { pointer(row.link) }),
         Value::Int4(row.remote_pid),
-        Value::text(""),
+        Value::text(row.tls),
         Value::text(&row.application_name),
         Value::int(row.prepared_statements),
         Value::int(row.id),

@@ -71,6 +71,31 @@ pub const STATS_AVERAGES: [Column; 13] = [
     Column::numeric("avg_client_login_count"),
 ];
 
+/// As [`STATS`], with `stats_login_counts` off: the columns of 1.25.
+pub const STATS_125: [Column; 23] = without_logins(&STATS);
+/// As [`STATS_TOTALS`], likewise.
+pub const STATS_TOTALS_125: [Column; 12] = without_logins(&STATS_TOTALS);
+/// As [`STATS_AVERAGES`], likewise.
+pub const STATS_AVERAGES_125: [Column; 12] = without_logins(&STATS_AVERAGES);
+
+/// The last of each dozen of counts, behind the database's name.
+const fn is_login_count(column: usize) -> bool {
+    column > 0 && column.is_multiple_of(12)
+}
+
+const fn without_logins<const N: usize>(columns: &[Column]) -> [Column; N] {
+    let mut left = [columns[0]; N];
+    let (mut from, mut to) = (0, 0);
+    while from < columns.len() {
+        if !is_login_count(from) {
+            left[to] = columns[from];
+            to += 1;
+        }
+        from += 1;
+    }
+    left
+}
+
 /// Columns of SHOW TOTALS.
 pub const TOTALS: [Column; 2] = [Column::text("name"), Column::numeric("value")];
 
@@ -94,14 +119,14 @@ const TOTALS_ROWS: [&str; 12] = [
 pub fn stats(table: &mut Table, context: &Context, now: Moment) {
     for (database, totals) in context.totals() {
         let averages = context.averages.of_database(&database, &totals, now);
-        table.push(row(&database, values(&totals).into_iter().chain(values(&averages))));
+        push_row(table, &database, values(&totals).into_iter().chain(values(&averages)));
     }
 }
 
 /// Fills SHOW STATS_TOTALS.
 pub fn stats_totals(table: &mut Table, context: &Context) {
     for (database, totals) in context.totals() {
-        table.push(row(&database, values(&totals)));
+        push_row(table, &database, values(&totals));
     }
 }
 
@@ -109,7 +134,7 @@ pub fn stats_totals(table: &mut Table, context: &Context) {
 pub fn stats_averages(table: &mut Table, context: &Context, now: Moment) {
     for (database, totals) in context.totals() {
         let averages = context.averages.of_database(&database, &totals, now);
-        table.push(row(&database, values(&averages)));
+        push_row(table, &database, values(&averages));
     }
 }
 
@@ -124,8 +149,18 @@ pub fn totals(table: &mut Table, context: &Context, now: Moment) {
     }
 }
 
-fn row(database: &str, numbers: impl IntoIterator<Item = u64>) -> Vec<Value> {
-    std::iter::once(Value::text(database)).chain(numbers.into_iter().map(Value::Numeric)).collect()
+/// Adds a row, without the login counts where the table has no columns for them.
+fn push_row(table: &mut Table, database: &str, numbers: impl IntoIterator<Item = u64>) {
+    let mut row: Vec<Value> =
+        std::iter::once(Value::text(database)).chain(numbers.into_iter().map(Value::Numeric)).collect();
+    if row.len() > table.columns.len() {
+        let mut column = 0;
+        row.retain(|_| {
+            column += 1;
+            !is_login_count(column - 1)
+        });
+    }
+    table.push(row);
 }
 
 /// In the order of the columns.

@@ -7,8 +7,9 @@ const TEXT: u32 = 25;
 const INT4: u32 = 23;
 const INT8: u32 = 20;
 const NUMERIC: u32 = 1700;
+const BYTEA: u32 = 17;
 
-/// `name` is text; `name:i` int4, `name:q` int8, `name:n` numeric.
+/// `name` is text; `name:i` int4, `name:q` int8, `name:n` numeric, `name:b` bytea.
 const FROZEN: &[(&str, &str)] = &[
     ("active_sockets", SOCKETS),
     (
@@ -25,6 +26,11 @@ const FROZEN: &[(&str, &str)] = &[
     ),
     ("dns_hosts", "hostname ttl:q addrs"),
     ("dns_zones", "zonename serial:q count:i"),
+    (
+        "fds",
+        "fd:i task user database addr port:i cancel:q link:i client_encoding std_strings datestyle timezone password \
+         scram_client_key:b scram_server_key:b",
+    ),
     ("lists", "list items:i"),
     ("mem", "name size:i used:i free:i memtotal:i"),
     ("peer_pools", "peer_id:i cl_active_cancel_req:i cl_waiting_cancel_req:i sv_active_cancel:i sv_login:i"),
@@ -85,6 +91,7 @@ fn column(frozen: &str) -> (String, u32, u16) {
         None => (frozen, TEXT),
         Some((name, "i")) => (name, INT4),
         Some((name, "q")) => (name, INT8),
+        Some((name, "b")) => (name, BYTEA),
         Some((name, _)) => (name, NUMERIC),
     };
     (name.to_owned(), oid, 0)

@@ -66,6 +66,12 @@ fn what_cannot_be_done_is_refused_in_pgbouncers_words() {
         ("KILL_CLIENT x", "invalid client pointer supplied"),
         ("KILL_CLIENT 9999", "client not found"),
         ("SET nokey=1", "SET failed"),
+        ("KILL_CLIENT 0x7", "client not found"),
+        ("KILL_CLIENT 77x", "client not found"),
+        ("KILL_CLIENT \" +77\"", "client not found"),
+        ("KILL_CLIENT \"-1\"", "client not found"),
+        ("KILL_CLIENT 99999999999999999999999", "client not found"),
+        ("KILL_CLIENT \"- 1\"", "invalid client pointer supplied"),
     ];
     let mut bench = Bench::admin();
     for (text, message) in table {
@@ -74,12 +80,24 @@ fn what_cannot_be_done_is_refused_in_pgbouncers_words() {
 }
 
 #[test]
-fn what_comes_later_says_so() {
+fn suspend_is_answered_when_everybody_has_stopped() {
     let mut bench = Bench::admin();
-    for what in ["SUSPEND", "SHOW FDS"] {
-        let message = format!("{what} is not supported by this version of pgweir");
-        assert_eq!(bench.query(what)[0], Answer::Error("0A000".to_owned(), message));
-    }
+
+    let (answers, wait) = bench.send_waiting(b'Q', b"SUSPEND\0");
+
+    assert!(answers.is_empty() && wait.is_some());
+    assert_eq!(bench.asked(), ["suspend"]);
+}
+
+#[test]
+fn show_fds_has_its_rows_in_both_protocols() {
+    let mut bench = Bench::admin();
+
+    let simple = bench.rows("SHOW FDS");
+
+    assert_eq!(simple.len(), 1);
+    let text = |column: usize| simple[0][column].as_deref();
+    assert_eq!((text(0), text(1), text(6), text(13)), (Some("0"), Some("pooler"), Some("7"), Some("\\x0102")));
 }
 
 #[test]
@@ -106,6 +124,9 @@ fn a_stats_user_may_look_and_nothing_else() {
 
     assert_eq!(bench.rows("SHOW STATS").len(), 2);
     assert!(!bench.rows("SHOW CONFIG").is_empty());
+    let restart = "listen_port is read at the start only: set it in the configuration file and restart";
+    let told = [Answer::Notice(restart.to_owned()), tag("SET listen_port=7"), READY];
+    assert_eq!(Bench::admin().query("SET listen_port TO '7'"), told);
     let ignored = [Answer::Notice("SET ignored".to_owned()), tag("SET"), READY];
     assert_eq!(bench.query("SET client_encoding TO 'UTF8'"), ignored);
     let help = [Answer::Notice("Console usage".to_owned()), tag("SHOW"), READY];

@@ -7,8 +7,10 @@ use std::time::{Duration, SystemTime};
 
 use crate::admin::pooling::Done;
 use crate::admin::{Console, Context, Pooling, ProcessControl, Rights, ShutdownMode, Wait};
-use crate::config::{Config, Host, LoadBalanceHosts, Peer, PoolMode};
-use crate::pool::{ControlError, DatabaseView, PoolView, State, UserView};
+use crate::config::{Config, Host, LoadBalanceHosts, Peer, PoolMode, SetEffect};
+use crate::net::dns::cache::{HostView, Sums, ZoneView};
+use crate::pool::{ControlError, DatabaseView, PeerPoolView, PoolView, State, UserView};
+use crate::protocol::handover::{Row, Task};
 use crate::stats::averages::{Averages, TotalsByDatabase};
 use crate::stats::counters::{Counters, Totals};
 use crate::stats::moment::Moment;
@@ -66,6 +68,17 @@ impl Pooling for Double {
             pool_mode: PoolMode::Transaction,
             load_balance_hosts: Some(LoadBalanceHosts::RoundRobin),
         }]
+    }
+
+    fn peer_pool_views(&self) -> Vec<PeerPoolView> {
+        let counts = PeerPoolView {
+            peer_id: 2,
+            cl_active_cancel_req: 3,
+            cl_waiting_cancel_req: 4,
+            sv_active_cancel: 5,
+            sv_login: 6,
+        };
+        vec![counts]
     }
 
     fn database_views(&self) -> Vec<DatabaseView> {
@@ -128,11 +141,30 @@ impl Pooling for Double {
         Arc::new(config)
     }
 
+    fn dns_hosts(&self) -> Vec<HostView> {
+        let addresses = vec!["10.0.0.5".parse().unwrap(), "::1".parse().unwrap()];
+        let row = |name: &str, ttl, addresses| HostView { name: name.into(), ttl, addresses };
+        vec![row("db.example.com", 14, addresses), row("nobody", 0, Vec::new())]
+    }
+
+    fn dns_zones(&self) -> Vec<ZoneView> {
+        vec![ZoneView { name: "example.com".into(), serial: u32::MAX, count: 1 }]
+    }
+
+    fn dns_sums(&self) -> Sums {
+        Sums { names: 2, zones: 1, queries: 3 }
+    }
+
     fn pause(&self, database: Option<&str>) -> Result<Done, ControlError> {
         self.note("pause", database)?;
         if database.is_none() {
             self.paused.store(true, Relaxed);
         }
+        Ok(self.when_released())
+    }
+
+    fn suspend(&self) -> Result<Done, ControlError> {
+        self.note("suspend", None)?;
         Ok(self.when_released())
     }
 
@@ -180,13 +212,13 @@ impl ProcessControl for Double {
         self.stopping.load(Relaxed)
     }
 
-    fn set(&self, name: &str, value: &str) -> Result<(), String> {
+    fn set(&self, name: &str, value: &str) -> Result<SetEffect, String> {
         self.asked.lock().unwrap().push(format!("set {name}={value}"));
-        if name == "verbose" { Ok(()) } else { Err("no such setting".to_owned()) }
-    }
-
-    fn version(&self) -> &str {
-        "0.1.0"
+        match name {
+            "verbose" => Ok(SetEffect::Now),
+            "listen_port" => Ok(SetEffect::NeedsRestart),
+            _ => Err("no such setting".to_owned()),
+        }
     }
 }
 
@@ -206,6 +238,7 @@ impl Bench {
             averages: Arc::new(Averages::new(Moment(0))),
             process: double.clone(),
             counters: Counters::new(1),
+            client_bytes: 1000,
         });
         let console = Console::new(context.clone(), rights);
         Bench { double, context, console }
@@ -225,6 +258,10 @@ impl Bench {
     pub(super) fn send_waiting(&mut self, tag: u8, body: &[u8]) -> (Vec<Answer>, Option<Wait>) {
         let mut out = Vec::new();
         let wait = self.console.message(tag, body, &mut out).expect("the conversation goes on");
+        if self.console.wants_rows().is_some() {
+            let row = Row { cancel: 7, scram_client_key: Some(vec![1, 2]), ..Row::new(Task::Pooler) };
+            self.console.show_rows(Some(&[row]), &mut out);
+        }
         (answers(&out), wait)
     }
 

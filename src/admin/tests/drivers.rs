@@ -65,9 +65,9 @@ async fn tokio_postgres_prepares_and_reads_binary_rows() {
     }
 
     let simple = client.simple_query("SHOW VERSION").await.unwrap();
-    let found = simple.iter().any(|message| {
-        matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some("PgBouncer 1.25.2 (pgweir 0.1.0)"))
-    });
+    let found = simple
+        .iter()
+        .any(|message| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some("PgBouncer 1.25.2")));
     assert!(found);
 
     assert!(client.query("SHOW nothing", &[]).await.is_err());

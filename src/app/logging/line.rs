@@ -67,6 +67,17 @@ impl Level {
         }
     }
 
+    /// The severity of RFC 5424 that PgBouncer gives this level in syslog and in the journal.
+    pub fn severity(self) -> u8 {
+        match self {
+            Level::Fatal => 2,
+            Level::Error => 3,
+            Level::Warning => 4,
+            Level::Log => 6,
+            Level::Debug | Level::Noise => 7,
+        }
+    }
+
     fn word(self) -> &'static str {
         match self {
             Level::Fatal => "FATAL",
@@ -76,6 +87,22 @@ impl Level {
             Level::Debug => "DEBUG",
             Level::Noise => "NOISE",
         }
+    }
+}
+
+/// Who writes the lines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Writer {
+    /// The process.
+    pub pid: u32,
+    /// `job_name`, a member of each line of JSON; none where it is the default.
+    pub job: Option<String>,
+}
+
+impl Writer {
+    /// This process, until the configuration was read.
+    pub fn this_process() -> Writer {
+        Writer { pid: std::process::id(), job: None }
     }
 }
 
@@ -114,16 +141,18 @@ impl Record {
         self.format
     }
 
-    /// Appends the line, with its end.
-    pub fn print(&self, out: &mut String, stamp: &str, pid: u32, level: Level) {
-        match self.format {
-            Format::Pgbouncer => self.print_text(out, stamp, pid, level),
-            Format::Json => self.print_json(out, stamp, pid, level),
-        }
+    /// Appends the line, with its end. Returns where in `out` its text begins: behind time, process and level, which
+    /// syslog and the journal note by themselves; at the line's own beginning where the format is JSON.
+    pub fn print(&self, out: &mut String, stamp: &str, writer: &Writer, level: Level) -> usize {
+        let start = match self.format {
+            Format::Pgbouncer => self.print_text(out, stamp, writer.pid, level),
+            Format::Json => self.print_json(out, stamp, writer, level),
+        };
         out.push('\n');
+        start
     }
 
-    fn print_text(&self, out: &mut String, stamp: &str, pid: u32, level: Level) {
+    fn print_text(&self, out: &mut String, stamp: &str, pid: u32, level: Level) -> usize {
         push(out, format_args!("{stamp} [{pid}] {} ", level.word()));
         let start = out.len();
         if let Some(conn) = &self.conn {
@@ -141,10 +170,15 @@ impl Record {
         if out[start..].contains('\n') {
             out.truncate(start + out[start..].trim_end().len());
         }
+        start
     }
 
-    fn print_json(&self, out: &mut String, stamp: &str, pid: u32, level: Level) {
-        push(out, format_args!("{{\"ts\":\"{stamp}\",\"level\":\"{}\",\"pid\":{pid}", level.word()));
+    fn print_json(&self, out: &mut String, stamp: &str, writer: &Writer, level: Level) -> usize {
+        let start = out.len();
+        push(out, format_args!("{{\"ts\":\"{stamp}\",\"level\":\"{}\",\"pid\":{}", level.word(), writer.pid));
+        if let Some(job) = &writer.job {
+            push(out, format_args!(",\"job\":{}", Value::from(job.as_str())));
+        }
         match self.conn.as_deref() {
             None => {}
             Some(conn) => match json_members(conn) {
@@ -157,6 +191,7 @@ impl Record {
             push(out, format_args!(",{}:{value}", Value::from(*name)));
         }
         out.push('}');
+        start
     }
 
     fn field(&mut self, field: &Field, value: Value) {
@@ -267,9 +302,13 @@ mod tests {
 
     use super::*;
 
+    fn writer(job: Option<&str>) -> Writer {
+        Writer { pid: 7, job: job.map(str::to_owned) }
+    }
+
     fn text(message: &str) -> String {
         let mut out = String::new();
-        Record::of(Format::Pgbouncer, message.to_owned()).print(&mut out, "STAMP", 7, Level::Warning);
+        Record::of(Format::Pgbouncer, message.to_owned()).print(&mut out, "STAMP", &writer(None), Level::Warning);
         out
     }
 
@@ -296,6 +335,19 @@ mod tests {
         write_bounded(&mut out, "é".repeat(TEXT_MAX));
 
         assert_eq!(out.len(), TEXT_MAX - 1);
+    }
+
+    #[test]
+    fn the_text_begins_behind_what_syslog_notes_by_itself() {
+        let mut out = "before\n".to_owned();
+
+        let text = Record::of(Format::Pgbouncer, "one\ntwo".to_owned()).print(&mut out, "S", &writer(None), Level::Log);
+        assert_eq!(&out[text..], "one\n\ttwo\n");
+        let line = out.len();
+        let json = Record::of(Format::Json, "three".to_owned()).print(&mut out, "S", &writer(None), Level::Log);
+
+        assert_eq!(json, line);
+        assert_eq!(&out[json..], "{\"ts\":\"S\",\"level\":\"LOG\",\"pid\":7,\"msg\":\"three\"}\n");
     }
 
     #[test]
@@ -330,12 +382,13 @@ mod tests {
             record.conn = Some(name.clone());
             let mut out = String::new();
 
-            record.print(&mut out, "STAMP", 7, Level::Log);
+            record.print(&mut out, "STAMP", &writer(Some(&name)), Level::Log);
 
             prop_assert_eq!(out.matches('\n').count(), 1);
             let value: Value = serde_json::from_str(&out).unwrap();
             prop_assert_eq!(&value["msg"], &Value::from(message));
-            prop_assert_eq!(&value["conn"], &Value::from(name));
+            prop_assert_eq!(&value["conn"], &Value::from(name.as_str()));
+            prop_assert_eq!(&value["job"], &Value::from(name));
             prop_assert_eq!(&value["pid"], &Value::from(7));
         }
     }

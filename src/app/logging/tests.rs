@@ -1,4 +1,5 @@
 use std::fs;
+use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -7,12 +8,13 @@ use tempfile::TempDir;
 use tracing::subscriber::with_default;
 
 use super::*;
+use crate::config::SyslogFacility;
 use crate::stats::lines::{self, Tag};
 use crate::stats::moment::Moment;
 use crate::stats::roster::{ClientCard, Endpoint, Names};
 
 fn options(dir: &TempDir, format: Format) -> LogOptions {
-    LogOptions { stderr: false, file: Some(dir.path().join("log")), format, verbose: 0 }
+    LogOptions { stderr: false, file: Some(dir.path().join("log")), format, ..LogOptions::default() }
 }
 
 fn card() -> ClientCard {
@@ -157,6 +159,75 @@ fn a_file_that_cannot_be_opened_leaves_the_log_as_it_was() {
     });
 
     assert_eq!(texts(&log), ["LOG still here"]);
+}
+
+#[test]
+fn syslog_gets_the_lines_without_stamps_and_a_reload_turns_it_on() {
+    let dir = TempDir::new().unwrap();
+    let base = options(&dir, Format::Pgbouncer);
+    let socket = dir.path().join("syslog");
+    let daemon = UnixDatagram::bind(&socket).unwrap();
+    let syslog = Syslog { socket, facility: SyslogFacility::User, ident: "weir".to_owned() };
+
+    let log = logged(&base, |log| {
+        tracing::info!("before");
+        log.reopen(&LogOptions { syslog: Some(syslog), ..base.clone() }).unwrap();
+        tracing::warn!(conn = %Tag::client(&card()), "trouble");
+    });
+
+    assert_eq!(texts(&log), ["LOG before", "WARNING C-0x1f: app/joe@10.0.0.7:5555 trouble"]);
+    let mut datagram = [0; 1000];
+    let len = daemon.recv(&mut datagram).unwrap();
+    let line = std::str::from_utf8(&datagram[..len]).unwrap();
+    // 1 * 8 + 4: user, warning.
+    assert!(line.starts_with("<12>"), "{line}");
+    let head = format!(" weir[{}]: ", std::process::id());
+    assert_eq!(line.split_once(&head).unwrap().1, "C-0x1f: app/joe@10.0.0.7:5555 trouble");
+}
+
+#[test]
+fn a_syslog_that_is_not_there_is_a_warning() {
+    let dir = TempDir::new().unwrap();
+    let base = options(&dir, Format::Pgbouncer);
+    let socket = PathBuf::from("/nonexistent/log");
+    let syslog = Syslog { socket, facility: SyslogFacility::Daemon, ident: "weir".to_owned() };
+
+    let log = logged(&base, |log| log.reopen(&LogOptions { syslog: Some(syslog), ..base.clone() }).unwrap());
+
+    let expected = "WARNING syslog: nobody listens on /nonexistent/log: No such file or directory (os error 2); lines \
+                    for it are lost";
+    assert_eq!(texts(&log), [expected]);
+}
+
+#[test]
+fn where_the_journal_takes_entries_stderr_gets_no_lines() {
+    let dir = TempDir::new().unwrap();
+    let socket = dir.path().join("journal");
+    let daemon = UnixDatagram::bind(&socket).unwrap();
+    let journal = Some(Journal { socket, ident: "weir".to_owned() });
+    let to_journal = LogOptions { journal, ..LogOptions::default() };
+
+    let (outputs, _) = outputs(&to_journal, &TimeZone::UTC).unwrap();
+    drop(daemon);
+    fs::remove_file(dir.path().join("journal")).unwrap();
+    let (without, _) = super::outputs(&to_journal, &TimeZone::UTC).unwrap();
+
+    assert!(outputs.stderr.is_none() && outputs.records.len() == 1);
+    assert!(without.stderr.is_some() && without.records.is_empty(), "a journal that is gone is no reason to be silent");
+}
+
+#[test]
+fn a_job_with_a_name_is_named_in_json() {
+    let dir = TempDir::new().unwrap();
+    let base = options(&dir, Format::Json);
+
+    let log = logged(&base, |log| {
+        log.reopen(&LogOptions { job: Some("reports".to_owned()), ..base.clone() }).unwrap();
+        tracing::info!("hello");
+    });
+
+    let value: Value = serde_json::from_str(log.trim_end()).unwrap();
+    assert_eq!((&value["job"], &value["msg"]), (&Value::from("reports"), &Value::from("hello")));
 }
 
 #[test]

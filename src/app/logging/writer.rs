@@ -1,9 +1,9 @@
-//! The log's queue, its thread, and the files it writes.
+//! The log's queue, its thread, and the files it writes. (Syslog and the journal: [`super::records`].)
 //!
 //! [`Queue::push`] stamps a line and copies it to the queue's end under one short lock; the thread takes all there is
-//! and writes it in as few calls as it can. A line that comes alone is written at once. After a write the thread rests
-//! for [`LINGER`], so that a flood of lines costs one write for each rest instead of a wake-up and a write for each
-//! line.
+//! and writes it in as few calls as it can. Lines are written as they come, so that an operator finds in the log what a
+//! client has just been told; after [`PROMPT_WRITES`] writes within one [`LINGER`] the thread rests for the remainder
+//! of it, so that a flood of lines costs one write for each rest instead of a wake-up and a write for each line.
 //!
 //! Nothing here can stop a client: where more than [`PENDING_MAX`] bytes wait, further lines are dropped and counted; a
 //! stderr that nobody reads, a closed one, or a full disk loses its lines, alone and counted, and the other output goes
@@ -19,16 +19,25 @@ use std::time::{Duration, SystemTime};
 
 use jiff::tz::TimeZone;
 use rustix::event::{PollFd, PollFlags, Timespec};
+use tokio::sync::Notify;
 
-use super::line::{Format, Level, Record};
+use super::line::{self, Format, Level, Record};
+use super::records::Records;
 use super::stamp::Stamps;
 use crate::net::world;
+use crate::stats::moment::Moment;
 
-/// How long the thread lets lines gather after a write.
+/// How long the thread lets lines gather when many come.
 pub const LINGER: Duration = Duration::from_millis(50);
+
+/// Writes within one [`LINGER`] before the thread lets lines gather.
+pub const PROMPT_WRITES: u32 = 16;
 
 /// How long a flush, the end of the process, or one write to a reader that does not read may take.
 pub const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a client's last message may wait for the line that says why.
+pub const MOMENT: Duration = Duration::from_millis(100);
 
 /// Bytes that may wait to be written.
 pub const PENDING_MAX: usize = 1 << 20;
@@ -45,7 +54,8 @@ impl Writer {
     /// # Errors
     /// The kernel has no thread to give.
     pub fn start(outputs: Outputs, zone: TimeZone) -> io::Result<Writer> {
-        let notices = Notices { stamps: Stamps::new(zone.clone()), format: Format::Pgbouncer };
+        let by = line::Writer::this_process();
+        let notices = Notices { stamps: Stamps::new(zone.clone()), format: Format::Pgbouncer, by };
         let queue = Arc::new(Queue::new(zone));
         let served = queue.clone();
         thread::Builder::new().name("log".to_owned()).spawn(move || served.serve(outputs, notices))?;
@@ -62,9 +72,11 @@ impl Writer {
         self.queue.flush();
     }
 
-    /// Writes to these outputs from now on.
-    pub fn replace(&self, outputs: Outputs) {
-        self.queue.lock().replacement = Some(outputs);
+    /// Writes to these outputs from now on, under the name of this job.
+    pub fn replace(&self, outputs: Outputs, job: Option<String>) {
+        let mut state = self.queue.lock();
+        state.replacement = Some(outputs);
+        state.by.job = job;
         self.queue.work.notify_all();
     }
 }
@@ -85,13 +97,15 @@ pub struct Queue {
     work: Condvar,
     /// Who flushes waits here for `written`.
     progress: Condvar,
-    pid: u32,
+    /// So does who awaits it.
+    progressed: Notify,
 }
 
 #[derive(Debug)]
 struct State {
-    pending: String,
+    pending: Batch,
     stamps: Stamps,
+    by: line::Writer,
     /// The format of the last line.
     format: Format,
     /// Lines ever queued, and of these written: `written <= pushed`.
@@ -109,8 +123,9 @@ struct State {
 impl Queue {
     fn new(zone: TimeZone) -> Queue {
         let state = State {
-            pending: String::new(),
+            pending: Batch::default(),
             stamps: Stamps::new(zone),
+            by: line::Writer::this_process(),
             format: Format::Pgbouncer,
             pushed: 0,
             written: 0,
@@ -120,20 +135,22 @@ impl Queue {
             replacement: None,
             ended: false,
         };
-        Queue { state: Mutex::new(state), work: Condvar::new(), progress: Condvar::new(), pid: std::process::id() }
+        Queue { state: Mutex::new(state), work: Condvar::new(), progress: Condvar::new(), progressed: Notify::new() }
     }
 
     /// Queues a line. `clock` is read under the lock, so that the lines stand in the order of their stamps.
     pub fn push(&self, level: Level, record: &Record, clock: impl FnOnce() -> SystemTime) {
         let mut guard = self.lock();
         let state = &mut *guard;
-        if state.pending.len() >= PENDING_MAX {
+        if state.pending.text.len() >= PENDING_MAX {
             state.dropped += 1;
             return;
         }
         state.format = record.format();
-        let stamp = state.stamps.stamp(clock(), state.format);
-        record.print(&mut state.pending, stamp, self.pid, level);
+        let at = clock();
+        let stamp = state.stamps.stamp(at, state.format);
+        let text = record.print(&mut state.pending.text, stamp, &state.by, level);
+        state.pending.end_line(text, level, at);
         state.pushed += 1;
         if std::mem::take(&mut state.idle) {
             self.work.notify_one();
@@ -149,12 +166,37 @@ impl Queue {
         waited.unwrap_or_else(PoisonError::into_inner).0.flushing -= 1;
     }
 
+    /// Ends when what was pushed so far is written, or after [`MOMENT`].
+    pub async fn written(&self) {
+        let wanted = {
+            let mut state = self.lock();
+            if state.written >= state.pushed {
+                return;
+            }
+            state.flushing += 1;
+            self.work.notify_all();
+            state.pushed
+        };
+        let _hurry = Hurry { queue: self };
+        let done = async {
+            loop {
+                let progressed = self.progressed.notified();
+                if self.lock().written >= wanted {
+                    return;
+                }
+                progressed.await;
+            }
+        };
+        let _ = tokio::time::timeout(MOMENT, done).await;
+    }
+
     /// The thread's life.
     fn serve(&self, mut outputs: Outputs, mut notices: Notices) {
-        let mut batch = String::new();
+        let mut batch = Batch::default();
+        let mut pace = Pace::new(world::now());
         let mut state = self.lock();
         loop {
-            while state.pending.is_empty() && state.replacement.is_none() && !state.ended {
+            while state.pending.text.is_empty() && state.replacement.is_none() && !state.ended {
                 state.idle = true;
                 state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
@@ -162,25 +204,32 @@ impl Queue {
             if let Some(replacement) = state.replacement.take() {
                 outputs = replacement;
             }
-            if state.pending.is_empty() && state.ended {
+            if state.pending.text.is_empty() && state.ended {
                 return;
             }
             batch.clear();
             std::mem::swap(&mut batch, &mut state.pending);
             let upto = state.pushed;
             notices.format = state.format;
+            notices.by.clone_from(&state.by);
             let dropped = std::mem::take(&mut state.dropped);
             drop(state);
             if dropped > 0 {
-                batch.push_str(&notices.lost(dropped, "they came faster than they could be written"));
+                let losses =
+                    Losses { lines: dropped, reason: "they came faster than they could be written".to_owned() };
+                notices.append(&mut batch, &losses);
             }
-            outputs.write(batch.as_bytes(), &mut notices);
+            outputs.write(&batch, &mut notices);
             state = self.lock();
             state.written = upto;
             self.progress.notify_all();
-            let urgent = |state: &mut State| state.flushing == 0 && state.replacement.is_none() && !state.ended;
-            let rest = self.work.wait_timeout_while(state, LINGER, urgent);
-            state = rest.unwrap_or_else(PoisonError::into_inner).0;
+            self.progressed.notify_waiters();
+            let rest = pace.rest_after_write(world::now());
+            if !rest.is_zero() {
+                let urgent = |state: &mut State| state.flushing == 0 && state.replacement.is_none() && !state.ended;
+                let rested = self.work.wait_timeout_while(state, rest, urgent);
+                state = rested.unwrap_or_else(PoisonError::into_inner).0;
+            }
         }
     }
 
@@ -189,20 +238,112 @@ impl Queue {
     }
 }
 
-/// Where lines are written.
+/// Somebody waits for what he has pushed: the thread does not rest meanwhile.
+struct Hurry<'a> {
+    queue: &'a Queue,
+}
+
+impl Drop for Hurry<'_> {
+    fn drop(&mut self) {
+        self.queue.lock().flushing -= 1;
+    }
+}
+
+/// How fast writes follow each other.
 #[derive(Debug)]
+struct Pace {
+    /// Since when `writes` are counted.
+    since: Moment,
+    writes: u32,
+}
+
+impl Pace {
+    fn new(now: Moment) -> Pace {
+        Pace { since: now, writes: 0 }
+    }
+
+    /// How long to let lines gather after a write at `now`.
+    fn rest_after_write(&mut self, now: Moment) -> Duration {
+        let passed = now.since(self.since);
+        if passed >= LINGER {
+            *self = Pace { since: now, writes: 1 };
+            return Duration::ZERO;
+        }
+        self.writes += 1;
+        if self.writes < PROMPT_WRITES { Duration::ZERO } else { LINGER - passed }
+    }
+}
+
+/// Lines on their way out.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// All of them, each with its end.
+    text: String,
+    /// For those who take them one by one.
+    pub lines: Vec<Line>,
+}
+
+/// One line of a [`Batch`].
+#[derive(Clone, Copy, Debug)]
+pub struct Line {
+    /// Its weight.
+    pub level: Level,
+    /// When it was logged.
+    pub at: SystemTime,
+    /// What a receiver that notes time, process and level by itself is told, in the batch's text: `text <= end`.
+    text: usize,
+    end: usize,
+}
+
+impl Batch {
+    fn clear(&mut self) {
+        self.text.clear();
+        self.lines.clear();
+    }
+
+    /// What was appended since the last line's end is a line; its text begins at `text`, and its end is there.
+    pub(super) fn end_line(&mut self, text: usize, level: Level, at: SystemTime) {
+        self.lines.push(Line { level, at, text, end: self.text.len().saturating_sub(1) });
+    }
+
+    /// A line of this text, logged at the beginning of time.
+    #[cfg(test)]
+    pub(super) fn append(&mut self, stamp: &str, text: &str, level: Level) {
+        self.text.push_str(stamp);
+        let start = self.text.len();
+        self.text.push_str(text);
+        self.text.push('\n');
+        self.end_line(start, level, SystemTime::UNIX_EPOCH);
+    }
+
+    /// The line without stamp and end.
+    pub fn text_of(&self, line: &Line) -> &str {
+        self.text.get(line.text..line.end).unwrap_or_default()
+    }
+}
+
+/// Where lines are written.
+#[derive(Debug, Default)]
 pub struct Outputs {
     /// Standard error.
     pub stderr: Option<Output>,
     /// `logfile`.
     pub file: Option<Output>,
+    /// Syslog, and the journal in the place of standard error.
+    pub records: Vec<Records>,
 }
 
 impl Outputs {
-    /// The file first: stderr may make us wait.
-    fn write(&mut self, lines: &[u8], notices: &mut Notices) {
-        for output in self.file.iter_mut().chain(&mut self.stderr) {
-            output.write(lines, notices);
+    /// The file first: the others may make us wait.
+    fn write(&mut self, batch: &Batch, notices: &mut Notices) {
+        if let Some(file) = &mut self.file {
+            file.write(batch.text.as_bytes(), notices);
+        }
+        for records in &mut self.records {
+            records.write(batch, world::wall_clock());
+        }
+        if let Some(stderr) = &mut self.stderr {
+            stderr.write(batch.text.as_bytes(), notices);
         }
     }
 }
@@ -214,15 +355,24 @@ pub struct Output {
     /// How long one write may wait for a reader.
     patience: Duration,
     lost: Losses,
-}
-
-#[derive(Debug, Default)]
-struct Losses {
-    lines: u64,
-    /// Why, of the last one.
-    reason: String,
     /// The last write ended inside a line.
     torn: bool,
+}
+
+/// What an output did not take.
+#[derive(Debug, Default)]
+pub struct Losses {
+    /// How many lines.
+    pub lines: u64,
+    /// Why, of the last one.
+    pub reason: String,
+}
+
+impl Losses {
+    /// The line that stands for those that are missing.
+    pub fn text(&self) -> String {
+        format!("{} log lines lost: {}", self.lines, self.reason)
+    }
 }
 
 impl Output {
@@ -243,16 +393,19 @@ impl Output {
     }
 
     fn new(file: File) -> Output {
-        Output { file, patience: PATIENCE, lost: Losses::default() }
+        Output { file, patience: PATIENCE, lost: Losses::default(), torn: false }
     }
 
     fn write(&mut self, lines: &[u8], notices: &mut Notices) {
         if self.lost.lines > 0 {
-            let tear = if self.lost.torn { "\n" } else { "" };
-            let notice = format!("{tear}{}", notices.lost(self.lost.lines, &self.lost.reason));
+            let mut notice = Batch::default();
+            if self.torn {
+                notice.text.push('\n');
+            }
+            notices.append(&mut notice, &self.lost);
             // No patience for one who has just made us wait.
-            match self.write_part(notice.as_bytes(), Duration::ZERO) {
-                Ok(()) => self.lost = Losses::default(),
+            match self.write_part(notice.text.as_bytes(), Duration::ZERO) {
+                Ok(()) => (self.lost, self.torn) = (Losses::default(), false),
                 Err(_) => return self.lose(lines),
             }
         }
@@ -282,7 +435,7 @@ impl Output {
                 Ok(len) => rest = &rest[len..],
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    self.lost.torn |= rest.len() < part.len();
+                    self.torn |= rest.len() < part.len();
                     return Err(error);
                 }
             }
@@ -315,15 +468,15 @@ struct Notices {
     stamps: Stamps,
     /// The format of the lines around it.
     format: Format,
+    by: line::Writer,
 }
 
 impl Notices {
-    fn lost(&mut self, lines: u64, reason: &str) -> String {
-        let mut out = String::new();
-        let stamp = self.stamps.stamp(world::wall_clock(), self.format);
-        let text = format!("{lines} log lines lost: {reason}");
-        Record::of(self.format, text).print(&mut out, stamp, std::process::id(), Level::Warning);
-        out
+    fn append(&mut self, batch: &mut Batch, losses: &Losses) {
+        let now = world::wall_clock();
+        let stamp = self.stamps.stamp(now, self.format);
+        let text = Record::of(self.format, losses.text()).print(&mut batch.text, stamp, &self.by, Level::Warning);
+        batch.end_line(text, Level::Warning, now);
     }
 }
 

@@ -3,6 +3,8 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
+use super::END_POINT_HEADER;
+
 /// Why a message was refused: a few words for the log, never the message itself. `Display` gives the words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::auth) struct Fault(pub(in crate::auth) &'static str);
@@ -19,11 +21,24 @@ pub(in crate::auth) const SALT_BYTES_MAX: usize = 1024;
 /// The most rounds of PBKDF2 a server may ask of us: seconds of CPU already.
 pub(in crate::auth) const ITERATIONS_MAX: u32 = 10_000_000;
 
+/// What a client's header says of channel binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Binding {
+    /// `n`: it knows of none.
+    None,
+    /// `y`: it would, and believes that we would not.
+    NotOffered,
+    /// `p=tls-server-end-point`.
+    EndPoint,
+}
+
 /// `n,,n=<ignored>,r=<nonce>[,extensions]`
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ClientFirst<'a> {
-    /// What the client must repeat, encoded, in its final message: its header said `n,,` or `y,,`.
-    pub(super) channel_binding: &'static [u8],
+    /// What its header says.
+    pub(super) binding: Binding,
+    /// The header, which the client must repeat in its final message.
+    pub(super) header: &'a [u8],
     /// The message without its header.
     pub(super) bare: &'a [u8],
     pub(super) nonce: &'a [u8],
@@ -32,13 +47,15 @@ pub(super) struct ClientFirst<'a> {
 impl<'a> ClientFirst<'a> {
     pub(super) fn parse(message: &'a [u8]) -> Result<ClientFirst<'a>, Fault> {
         check(message, CLIENT_MESSAGE_BYTES_MAX)?;
-        let (channel_binding, bare): (&[u8], _) = match message {
-            [b'n', b',', b',', bare @ ..] => (b"biws", bare),
-            [b'y', b',', b',', bare @ ..] => (b"eSws", bare),
-            [b'p', ..] => return Err(Fault("the client requires channel binding, which is not offered")),
+        let (binding, bare) = match message {
+            [b'n', b',', b',', bare @ ..] => (Binding::None, bare),
+            [b'y', b',', b',', bare @ ..] => (Binding::NotOffered, bare),
+            _ if message.starts_with(END_POINT_HEADER) => (Binding::EndPoint, &message[END_POINT_HEADER.len()..]),
+            [b'p', ..] => return Err(Fault("the client asks for another channel binding than tls-server-end-point")),
             [b'n' | b'y', b',', b'a', ..] => return Err(Fault("the client asks for another authorization identity")),
             _ => return Err(Fault("malformed header of the client's first message")),
         };
+        let header = &message[..message.len() - bare.len()];
         if bare.first() == Some(&b'm') {
             return Err(Fault("the client requires an unknown SCRAM extension"));
         }
@@ -51,7 +68,7 @@ impl<'a> ClientFirst<'a> {
             return Err(Fault("the client's nonce is empty, too long or not printable"));
         }
         extensions(attributes)?;
-        Ok(ClientFirst { channel_binding, bare, nonce })
+        Ok(ClientFirst { binding, header, bare, nonce })
     }
 }
 

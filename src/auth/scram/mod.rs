@@ -12,7 +12,9 @@
 //! [`messages`] reads what the other side says; here is the arithmetic both share. Neither role derives keys from a
 //! password: they say which they need, and continue when they are given them (see [`super::keys`]).
 //!
-//! No channel binding is offered: the client's TLS ends here, and a binding to it would not be one to PostgreSQL.
+//! Where the connection is encrypted, each role binds the exchange to it (tls-server-end-point, RFC 5929): somebody who
+//! has let two TLS connections end at himself cannot pass the messages on. A client's exchange is bound to its
+//! connection with us, ours to that with PostgreSQL.
 //!
 //! Why no crate: `scram` cannot check a login against a stored secret; `postgres-protocol` has the client's role only,
 //! derives inline on the calling thread, keeps no keys and cannot start from a client key, which pass-through needs.
@@ -24,6 +26,9 @@ use subtle::ConstantTimeEq;
 pub(super) mod messages;
 pub(super) mod prove;
 pub(super) mod verify;
+
+/// The kind of channel binding there is here, as the header of a client's first message names it.
+const END_POINT_HEADER: &[u8] = b"p=tls-server-end-point,,";
 
 /// What both sides sign: the conversation so far, in three parts that are joined by commas.
 #[derive(Clone, Copy)]

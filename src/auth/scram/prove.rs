@@ -4,14 +4,29 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use subtle::ConstantTimeEq;
 
-use super::Transcript;
 use super::messages::{Fault, ServerFirst, server_final};
+use super::{END_POINT_HEADER, Transcript};
 use crate::auth::keys::DerivedKeys;
 
 /// Our first message is out; the server's first is awaited.
 pub(in crate::auth) struct Opening {
     /// Printable, without commas.
     nonce: String,
+    /// What the first message begins with.
+    header: &'static [u8],
+    /// The header and what binds to the channel.
+    channel_binding: Vec<u8>,
+}
+
+/// What we say of channel binding.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::auth) enum Channel<'a> {
+    /// There is nothing to bind to.
+    None,
+    /// There would be, but the server does not offer it.
+    NotOffered,
+    /// Bound to this (tls-server-end-point).
+    EndPoint(&'a [u8]),
 }
 
 /// The server's first message, read: it says for which salt and iterations it wants keys.
@@ -32,13 +47,18 @@ pub(in crate::auth) struct Expected {
 
 impl Opening {
     /// `nonce` is printable, without commas, and never used before.
-    pub(in crate::auth) fn new(nonce: String) -> Opening {
-        Opening { nonce }
+    pub(in crate::auth) fn new(nonce: String, channel: Channel<'_>) -> Opening {
+        let (header, bound): (&'static [u8], &[u8]) = match channel {
+            Channel::None => (b"n,,", &[]),
+            Channel::NotOffered => (b"y,,", &[]),
+            Channel::EndPoint(end_point) => (END_POINT_HEADER, end_point),
+        };
+        Opening { nonce, header, channel_binding: [header, bound].concat() }
     }
 
     /// Our first message. Without a user name, as every PostgreSQL client: the startup message had it.
-    pub(in crate::auth) fn client_first(&self) -> String {
-        format!("n,,{}", self.bare())
+    pub(in crate::auth) fn client_first(&self) -> Vec<u8> {
+        [self.header, self.bare().as_bytes()].concat()
     }
 
     /// Reads the server's first message.
@@ -50,7 +70,8 @@ impl Opening {
         Ok(Challenge {
             client_first_bare: self.bare(),
             server_first: server_first.to_vec(),
-            client_final_without_proof: [b"c=biws,r=", first.nonce].concat(),
+            client_final_without_proof: [b"c=", BASE64.encode(&self.channel_binding).as_bytes(), b",r=", first.nonce]
+                .concat(),
             salt: first.salt,
             iterations: first.iterations,
         })

@@ -2,8 +2,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use proptest::prelude::*;
 
-use super::messages::{ClientFinal, ClientFirst, Fault, ServerFirst, server_final};
-use super::prove::Opening;
+use super::messages::{Binding, ClientFinal, ClientFirst, Fault, ServerFirst, server_final};
+use super::prove::{Channel, Opening};
 use super::verify::Exchange;
 use super::*;
 use crate::auth::keys::{DerivedKeys, KeyCache, Lookup};
@@ -26,7 +26,7 @@ fn derive(password: &str, salt: &[u8], iterations: u32) -> DerivedKeys {
 }
 
 fn exchange() -> Exchange {
-    Exchange::open(CLIENT_FIRST, SERVER_NONCE, &BASE64.decode(SALT).unwrap(), 4096).unwrap()
+    Exchange::open(CLIENT_FIRST, None, false, SERVER_NONCE, &BASE64.decode(SALT).unwrap(), 4096).unwrap()
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn another_implementation_of_the_client_gets_in() {
     let binding = || postgres_protocol::authentication::sasl::ChannelBinding::unrequested();
     let mut client = postgres_protocol::authentication::sasl::ScramSha256::new(b"pencil", binding());
 
-    let exchange = Exchange::open(client.message(), "nonce", b"salty", 10).unwrap();
+    let exchange = Exchange::open(client.message(), None, false, "nonce", b"salty", 10).unwrap();
     client.update(exchange.server_first()).unwrap();
     let claim = exchange.read_final(client.message()).unwrap();
     let verified = exchange.verify(&claim, keys.stored_key(), keys.server_key()).unwrap();
@@ -96,11 +96,44 @@ fn another_implementation_of_the_client_gets_in() {
 }
 
 #[test]
+fn an_exchange_is_bound_to_its_channel() {
+    let keys = derive("pencil", b"salty", 10);
+    for (ours, fits) in [(&b"hash of our certificate"[..], true), (b"hash of another", false)] {
+        // Another implementation's client, and ours.
+        let binding = postgres_protocol::authentication::sasl::ChannelBinding::tls_server_end_point(ours.to_vec());
+        let mut client = postgres_protocol::authentication::sasl::ScramSha256::new(b"pencil", binding);
+        let end_point = Some(&b"hash of our certificate"[..]);
+        let exchange = Exchange::open(client.message(), end_point, true, "nonce", b"salty", 10).unwrap();
+        client.update(exchange.server_first()).unwrap();
+        assert_eq!(exchange.read_final(client.message()).is_ok(), fits);
+
+        let opening = Opening::new("mine".to_owned(), Channel::EndPoint(ours));
+        let exchange = Exchange::open(&opening.client_first(), end_point, true, "yours", b"salty", 10).unwrap();
+        let (client_final, _) = opening.read(exchange.server_first()).unwrap().respond(&keys);
+        assert_eq!(exchange.read_final(&client_final).is_ok(), fits);
+    }
+}
+
+#[test]
+fn a_binding_that_was_talked_out_of_is_noticed() {
+    let end_point = Some(&b"hash"[..]);
+    let open = |first: &[u8], end_point, plus| Exchange::open(first, end_point, plus, "yours", b"salt", 1).is_ok();
+    let first = |channel| Opening::new("mine".to_owned(), channel).client_first();
+
+    assert!(!open(&first(Channel::NotOffered), end_point, false), "it was offered");
+    assert!(open(&first(Channel::NotOffered), None, false));
+    assert!(open(&first(Channel::None), end_point, false), "a client need not know of it");
+    assert!(!open(&first(Channel::None), end_point, true), "the mechanism says one thing, the message another");
+    assert!(!open(&first(Channel::EndPoint(b"hash")), end_point, false));
+    assert!(!open(&first(Channel::EndPoint(b"hash")), None, false));
+}
+
+#[test]
 fn a_wrong_password_proves_nothing() {
     let right = derive("pencil", b"salt", 10);
     let wrong = derive("pencils", b"salt", 10);
-    let opening = Opening::new("mine".to_owned());
-    let exchange = Exchange::open(opening.client_first().as_bytes(), "yours", b"salt", 10).unwrap();
+    let opening = Opening::new("mine".to_owned(), Channel::None);
+    let exchange = Exchange::open(&opening.client_first(), None, false, "yours", b"salt", 10).unwrap();
 
     let (client_final, _) = opening.read(exchange.server_first()).unwrap().respond(&wrong);
     let claim = exchange.read_final(&client_final).unwrap();
@@ -111,8 +144,8 @@ fn a_wrong_password_proves_nothing() {
 #[test]
 fn a_server_that_does_not_know_the_secret_is_found_out() {
     let keys = derive("pencil", b"salt", 10);
-    let opening = Opening::new("mine".to_owned());
-    let exchange = Exchange::open(opening.client_first().as_bytes(), "yours", b"salt", 10).unwrap();
+    let opening = Opening::new("mine".to_owned(), Channel::None);
+    let exchange = Exchange::open(&opening.client_first(), None, false, "yours", b"salt", 10).unwrap();
 
     let (client_final, expected) = opening.read(exchange.server_first()).unwrap().respond(&keys);
     let claim = exchange.read_final(&client_final).unwrap();
@@ -125,12 +158,13 @@ fn a_server_that_does_not_know_the_secret_is_found_out() {
 fn first_messages_out_of_order_are_refused() {
     let long_nonce = format!("n,,n=,r={}", "x".repeat(messages::NONCE_BYTES_MAX + 1));
     let long = format!("n,,n=,r=x,a={}", "x".repeat(messages::CLIENT_MESSAGE_BYTES_MAX));
-    let refused: [&[u8]; 16] = [
+    let refused: [&[u8]; 17] = [
         b"",
         b"n",
         b"n,,",
         b"x,,n=,r=abc",
-        b"p=tls-server-end-point,,n=,r=abc",
+        b"p=tls-unique,,n=,r=abc",
+        b"p=tls-server-end-point,a=admin,n=,r=abc",
         b"n,a=admin,n=,r=abc",
         b"n,,m=ext,n=,r=abc",
         b"n,,n=,r=",
@@ -147,7 +181,8 @@ fn first_messages_out_of_order_are_refused() {
     for message in refused {
         assert!(ClientFirst::parse(message).is_err(), "{}", String::from_utf8_lossy(message));
     }
-    assert_eq!(ClientFirst::parse(b"y,,n=,r=abc,x=ignored").unwrap().channel_binding, b"eSws");
+    assert_eq!(ClientFirst::parse(b"y,,n=,r=abc,x=ignored").unwrap().binding, Binding::NotOffered);
+    assert_eq!(ClientFirst::parse(b"p=tls-server-end-point,,n=,r=abc").unwrap().binding, Binding::EndPoint);
 }
 
 #[test]
@@ -201,9 +236,9 @@ fn what_a_server_may_ask_of_us_is_bounded() {
     ];
 
     for message in refused {
-        assert!(Opening::new("mine".to_owned()).read(message.as_bytes()).is_err(), "{message}");
+        assert!(Opening::new("mine".to_owned(), Channel::None).read(message.as_bytes()).is_err(), "{message}");
     }
-    let accepted = Opening::new("mine".to_owned()).read(b"r=mineyours,s=c2FsdA==,i=10000000").unwrap();
+    let accepted = Opening::new("mine".to_owned(), Channel::None).read(b"r=mineyours,s=c2FsdA==,i=10000000").unwrap();
     assert_eq!((accepted.salt.as_slice(), accepted.iterations), (&b"salt"[..], 10_000_000));
 }
 

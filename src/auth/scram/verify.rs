@@ -4,12 +4,13 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::Transcript;
-use super::messages::{ClientFinal, ClientFirst, Fault};
+use super::messages::{Binding, ClientFinal, ClientFirst, Fault};
 use crate::auth::keys::DerivedKeys;
 
 /// The exchange after the client's first message: our first message is ready, the client's final one awaited.
 pub(in crate::auth) struct Exchange {
-    channel_binding: &'static [u8],
+    /// What the client must repeat of its header, and of the channel, encoded.
+    channel_binding: String,
     client_first_bare: Vec<u8>,
     server_first: Vec<u8>,
     /// Both nonces; what the client must repeat.
@@ -31,25 +32,37 @@ pub(in crate::auth) struct Verified {
 }
 
 impl Exchange {
-    /// Answers the client's first message. `server_nonce` is printable, without commas, and never used before.
+    /// Answers the client's first message. `end_point` is what binds to the channel, where there is something, and
+    /// `plus` whether the client has chosen to be bound to it. `server_nonce` is printable, without commas, and never
+    /// used before.
     pub(in crate::auth) fn open(
         client_first: &[u8],
+        end_point: Option<&[u8]>,
+        plus: bool,
         server_nonce: &str,
         salt: &[u8],
         iterations: u32,
     ) -> Result<Exchange, Fault> {
         let first = ClientFirst::parse(client_first)?;
+        let bound = match (first.binding, plus, end_point) {
+            (Binding::EndPoint, true, Some(end_point)) => end_point,
+            (Binding::EndPoint, ..) => {
+                return Err(Fault("the client requires channel binding and chose a mechanism without it"));
+            }
+            (_, true, _) => return Err(Fault("the client chose channel binding, but its message has none")),
+            // Somebody between us has taken the better mechanism out of our offer.
+            (Binding::NotOffered, false, Some(_)) => {
+                return Err(Fault("the client supports channel binding but thinks that we do not"));
+            }
+            (Binding::None | Binding::NotOffered, false, _) => &[],
+        };
+        let channel_binding = BASE64.encode([first.header, bound].concat());
         let nonce = [first.nonce, server_nonce.as_bytes()].concat();
         let mut server_first = b"r=".to_vec();
         server_first.extend_from_slice(&nonce);
         server_first.extend_from_slice(format!(",s={},i={iterations}", BASE64.encode(salt)).as_bytes());
 
-        Ok(Exchange {
-            channel_binding: first.channel_binding,
-            client_first_bare: first.bare.to_vec(),
-            server_first,
-            nonce,
-        })
+        Ok(Exchange { channel_binding, client_first_bare: first.bare.to_vec(), server_first, nonce })
     }
 
     /// Our first message.
@@ -60,8 +73,8 @@ impl Exchange {
     /// Reads the client's final message: all of it but the proof is checked.
     pub(in crate::auth) fn read_final(&self, client_final: &[u8]) -> Result<Claim, Fault> {
         let last = ClientFinal::parse(client_final)?;
-        if last.channel_binding != self.channel_binding {
-            return Err(Fault("the client's channel binding is not the one it began with"));
+        if last.channel_binding != self.channel_binding.as_bytes() {
+            return Err(Fault("the client's channel binding is not that of this connection"));
         }
         if last.nonce != self.nonce {
             return Err(Fault("the client's nonce is not the one it was sent"));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{Host, LoadBalanceHosts, PoolMode, Secret};
+use crate::config::{Host, LoadBalanceHosts, PoolMode, Secret, SslMode};
 
 /// Loads the first of these files, which may include the others.
 fn load_files(files: &[(&str, &str)]) -> Result<Config, Vec<String>> {
@@ -23,6 +23,7 @@ fn load_all(
         conffile: files.first().map(|(path, _)| PathBuf::from(path)),
         environment: owned(environment),
         overrides: owned(overrides),
+        ..Sources::default()
     };
     let files: HashMap<PathBuf, Vec<u8>> =
         files.iter().map(|(path, text)| (PathBuf::from(path), text.as_bytes().to_vec())).collect();
@@ -92,8 +93,8 @@ a = pool_size=1
 [pgbouncer]
 pool_mode = transactional
 max_client_conns = 5
-auth_type = hba
-client_tls_sslmode = require
+auth_type = pam
+client_tls_sslmode = required
 auth_file = users.txt
 query_timeout = 5 min
 ";
@@ -107,13 +108,14 @@ query_timeout = 5 min
         "p.ini:4: app: port: expected a port from 1 to 65535, or several separated by commas, got \"0\"",
         "p.ini:4: app: pool_sise: no such key; did you mean pool_size?",
         "p.ini:5: bad: expected key=value pairs separated by spaces",
-        "p.ini:7: gone.ini: cannot be read: entity not found",
+        "p.ini:7: gone.ini: cannot be read: there is no such file",
         "p.ini:8: userz: no such section; did you mean users?",
         "p.ini:11: pool_mode: expected session, transaction or statement, got \"transactional\"",
         "p.ini:12: max_client_conns: no such setting; did you mean max_client_conn?",
-        "p.ini:13: auth_type: expected any, trust, plain, md5 or scram-sha-256 (others are not in this version), \
-         got \"hba\"",
-        "p.ini:14: client_tls_sslmode: expected disable, allow or prefer (TLS is not in this version), got \"require\"",
+        "p.ini:13: auth_type: expected any, trust, plain, md5, scram-sha-256, cert, hba or ldap (others are not in \
+         this version), got \"pam\"",
+        "p.ini:14: client_tls_sslmode: expected disable, allow, prefer, require, verify-ca or verify-full, \
+         got \"required\"",
         "p.ini:16: query_timeout: expected seconds from 0 to 4294967295, such as 5 or 0.5, without a suffix, \
          got \"5 min\"",
         "more.ini:1: dup: port: expected one port, or 1 as there are hosts",
@@ -156,52 +158,148 @@ fn printing_a_configuration_prints_no_secret() {
 }
 
 #[test]
-fn what_has_no_effect_yet_is_said_with_its_place() {
+fn what_has_no_effect_is_said_with_its_place() {
     let text = "\
 [databases]
-a = host=x auth_user=u password=p
-[peers]
-1 = host=/tmp
+a = host=x auth_dbname=pgbouncer password=p
 [pgbouncer]
-auth_type = any
-server_tls_sslmode = disable
-server_tls_protocols = all
-peer_id = 1
-dns_max_ttl = 15
+auth_type = ldap
+auth_ldap_options = ldapurl=ldap://h ldapport=x
 ";
 
     let config = load_text(text).expect("it is in order");
 
     let expected = [
-        "p.ini:9: peer_id has no effect in this version",
-        "p.ini:8: server_tls_protocols has no effect in this version",
-        "p.ini:2: a: auth_user has no effect in this version",
+        "p.ini:5: auth_ldap_options invalid LDAP port number: \"x\": nobody can log in",
         "p.ini:2: a has a password without a user; it has no effect",
-        "p.ini:4: peer 1 has no effect in this version",
+        "p.ini:2: a has the console for its auth_dbname; users not in auth_file cannot log in",
     ];
     assert_eq!(config.notices, expected);
 }
 
 #[test]
-fn the_environment_overrides_the_file_and_the_command_line_both() {
+fn our_variables_outrank_the_file_and_the_command_line_both() {
     let text = "[databases]\n* = host=x\n[pgbouncer]\nauth_type = any\nverbose = 1\npool_mode = session\n\
                 max_client_conn = 5\n";
-    let environment = [
-        ("PGWEIR_POOL_MODE", "transaction"),
-        ("PGWEIR_VERBOSE", "2"),
-        ("PGWEIR_AUTH_TYPE", "md5"),
-        ("DATABASE_URL", "postgres://ann:word@h/app"),
-    ];
+    let environment = [("PGWEIR_POOL_MODE", "transaction"), ("PGWEIR_VERBOSE", "2"), ("PGWEIR_AUTH_TYPE", "md5")];
 
     let config = load_all(&[("p.ini", text)], &environment, &[("verbose", "3")]).expect("it is in order");
 
     assert_eq!(config.settings.pool_mode, PoolMode::Transaction);
     assert_eq!((config.settings.verbose, config.settings.max_client_conn), (3, 5));
-    let fallback = &config.databases["*"];
-    assert_eq!(fallback.hosts, [Host::Tcp { host: "h".into(), port: 5432 }]);
-    assert_eq!((fallback.dbname.as_deref(), fallback.user.as_deref()), (Some("app"), Some("ann")));
-    assert_eq!(config.secrets.find("ann"), Some("word"));
-    assert_eq!(config.notices[0], "environment: DATABASE_URL: replaces the database * of p.ini:2");
+}
+
+#[test]
+fn a_file_outranks_the_variables_of_the_images() {
+    let text = "[databases]\napp = host=x\n[pgbouncer]\nauth_file = u\nlisten_port = 7000\n";
+    let files = [("p.ini", text), ("u", "\"bob\" \"from the file\"\n")];
+    let environment = [
+        ("DATABASE_URL", "postgres://ann:word@h/other?sslmode=disable"),
+        ("PGBOUNCER_LISTEN_PORT", "7001"),
+        ("POOL_MODE", "transaction"),
+        ("PGBOUNCER_USERLIST", "\"bob\" \"from the environment\""),
+    ];
+
+    let config = load_all(&files, &environment, &[]).expect("it is in order");
+
+    assert_eq!(config.databases.keys().collect::<Vec<_>>(), ["app"]);
+    assert_eq!((config.settings.listen_port, config.settings.pool_mode), (7000, PoolMode::Session));
+    assert!(config.settings.listen_addr.is_empty(), "a file decides where to listen");
+    assert_eq!((config.secrets.find("ann"), config.secrets.find("bob")), (Some("word"), Some("from the file")));
+    let expected = [
+        "environment: DATABASE_URL: makes no database, because p.ini:2 does",
+        "environment: PGBOUNCER_LISTEN_PORT, POOL_MODE: not read, because a configuration file outranks the variables \
+         of the images; PGWEIR_LISTEN_PORT would be",
+    ];
+    assert_eq!(config.notices, expected);
+}
+
+#[test]
+fn a_file_without_databases_has_those_of_the_environment() {
+    let text = "[pgbouncer]\nauth_type = scram-sha-256\n";
+
+    let config = load_all(&[("p.ini", text)], &[("DATABASE_URL", "postgres://ann:word@h/app")], &[]);
+
+    let config = config.expect("it is in order");
+    assert_eq!(config.databases["app"].hosts, [Host::Tcp { host: "h".into(), port: 5432 }]);
+    assert_eq!(config.databases["app"].auth_user.as_deref(), Some("ann"));
+}
+
+#[test]
+fn a_configuration_is_found_where_the_environment_says() {
+    let ini = |port: u16| format!("[pgbouncer]\nauth_type = any\nlisten_port = {port}\n");
+    let files = [("/a/pgbouncer.ini", ini(1)), ("/b/pgbouncer.ini", ini(2)), ("/c.ini", ini(3))];
+    let find = |conffile: Option<&str>, environment: &[(&str, &str)]| {
+        let sources = Sources {
+            conffile: conffile.map(PathBuf::from),
+            environment: environment.iter().map(|(a, b)| (a.to_string(), b.to_string())).collect(),
+            ..Sources::default()
+        };
+        let read = |path: &Path| {
+            let found = files.iter().find(|(name, _)| Path::new(name) == path);
+            found.map(|(_, text)| text.clone().into_bytes()).ok_or(io::ErrorKind::NotFound.into())
+        };
+        load_with(&sources, &read).map_err(|problems| problems[0].to_string())
+    };
+    let port = |conffile: Option<&str>, environment: &[(&str, &str)]| {
+        find(conffile, environment).map(|config| config.settings.listen_port)
+    };
+    let dirs = ("PGWEIR_CONFIG_DIRS", "/none:/a:/b");
+
+    assert_eq!(port(None, &[dirs]), Ok(1));
+    assert_eq!(port(None, &[dirs, ("PGWEIR_CONFFILE", "/c.ini")]), Ok(3));
+    assert_eq!(port(Some("/b/pgbouncer.ini"), &[dirs, ("PGWEIR_CONFFILE", "/c.ini")]), Ok(2));
+    assert_eq!(
+        port(None, &[("PGWEIR_CONFFILE", "/gone.ini")]),
+        Err("/gone.ini: cannot be read: there is no such file".to_string())
+    );
+    let nowhere = "environment: PGWEIR_CONFIG_DIRS: expected a pgweir.toml or pgbouncer.ini in /x, or a variable that \
+                   names a server: DATABASES_HOST, DATABASE_URL, DB_HOST or POSTGRESQL_HOST";
+    assert_eq!(port(None, &[("PGWEIR_CONFIG_DIRS", "/x")]), Err(nowhere.to_string()));
+    assert_eq!(port(None, &[("PGWEIR_CONFIG_DIRS", "/x"), ("DATABASES_HOST", "h")]), Ok(6432));
+    let found = find(None, &[dirs]).expect("it is in order");
+    assert_eq!(found.given[0].to_string(), "conffile = /a/pgbouncer.ini (environment: PGWEIR_CONFIG_DIRS)");
+    assert_eq!(found.settings.conffile.as_deref(), Some(Path::new("/a/pgbouncer.ini")));
+}
+
+#[test]
+fn a_list_of_users_is_found_where_a_configuration_could_be() {
+    let sources = Sources {
+        environment: [("DB_HOST", "h"), ("DB_USER", "ann"), ("DB_PASSWORD", "x"), ("PGWEIR_CONFIG_DIRS", "/etc/pgb")]
+            .map(|(name, value)| (name.to_string(), value.to_string()))
+            .to_vec(),
+        ..Sources::default()
+    };
+    let read = |path: &Path| match path == Path::new("/etc/pgb/userlist.txt") {
+        true => Ok(b"\"bob\" \"md5abc\"\n".to_vec()),
+        false => Err(io::ErrorKind::NotFound.into()),
+    };
+
+    let config = load_with(&sources, &read).expect("it is in order");
+
+    assert_eq!((config.secrets.find("ann"), config.secrets.find("bob")), (Some("x"), Some("md5abc")));
+    assert_eq!(config.settings.auth_type, AuthType::Md5, "the list may have md5 hashes, which SCRAM cannot check");
+}
+
+#[test]
+fn what_is_not_as_by_default_is_given_with_its_place_and_without_secrets() {
+    let text = "[databases]\napp = host=x user=u password=s3cret connect_query='set s3cret'\n\
+                [users]\nann = pool_size=3\n\
+                [pgbouncer]\nauth_type = any\nauth_ldap_options = s3cret\nmax_client_conn = 100\n";
+
+    let config = load_all(&[("p.ini", text)], &[("PGWEIR_POOL_MODE", "transaction")], &[("verbose", "1")]);
+
+    let given: Vec<String> = config.expect("it is in order").given.iter().map(ToString::to_string).collect();
+    let expected = [
+        "conffile = p.ini (command line)",
+        "auth_ldap_options = *** (p.ini:7)",
+        "auth_type = any (p.ini:6)",
+        "pool_mode = transaction (environment: PGWEIR_POOL_MODE)",
+        "verbose = 1 (command line)",
+        "database app = host=x user=u password=*** connect_query=*** (p.ini:2)",
+        "user ann = pool_size=3 (p.ini:4)",
+    ];
+    assert_eq!(given, expected);
 }
 
 #[test]
@@ -209,17 +307,14 @@ fn the_environment_alone_is_enough() {
     let config = load_all(&[], &[("DATABASE_URL", "postgres://ann:word@h/app")], &[]).expect("it is in order");
 
     assert_eq!(config.path, None);
-    assert_eq!(config.database("any").map(|database| database.hosts.len()), Some(1));
+    assert_eq!(config.database("app").map(|database| database.hosts.len()), Some(1));
 }
 
 #[test]
-fn a_url_that_demands_tls_is_refused() {
-    let problems = load_all(&[], &[("DATABASE_URL", "postgres://ann:word@h/app?sslmode=require")], &[]);
+fn a_url_that_demands_tls_gets_it() {
+    let config = load_all(&[], &[("DATABASE_URL", "postgres://ann:word@h/app?sslmode=require")], &[]);
 
-    let line = "environment: DATABASE_URL: server_tls_sslmode: \
-                expected disable, allow or prefer (TLS is not in this version), \
-                got \"require\"";
-    assert_eq!(problems.expect_err("it is refused"), [line]);
+    assert_eq!(config.expect("it is in order").settings.server_tls_sslmode, SslMode::Require);
 }
 
 #[test]
@@ -274,12 +369,18 @@ fn a_file_without_a_main_section_or_no_file_at_all_is_refused() {
 }
 
 #[test]
-fn an_auth_file_must_be_readable_where_it_is_needed() {
-    let problems = load_text("[pgbouncer]\nauth_file = u\n").expect_err("there is no u");
-    assert_eq!(problems, ["u: auth_file: cannot be read: entity not found"]);
+fn a_process_starts_without_its_auth_file_and_does_not_reload_without_it() {
+    let text = "[pgbouncer]\nauth_file = u\n";
+    let config = load_text(text).expect("it starts");
+    assert_eq!(config.notices, ["u: auth_file: cannot be read: there is no such file; its users are not known"]);
 
-    let config = load_text("[pgbouncer]\nauth_type = any\nauth_file = u\n").expect("any needs none");
-    assert_eq!(config.notices, ["u: auth_file: cannot be read: entity not found"]);
+    let sources = Sources { conffile: Some("a.ini".into()), reload: true, ..Sources::default() };
+    let problems = load_with(&sources, &|path| match path == Path::new("a.ini") {
+        true => Ok(text.into()),
+        false => Err(io::ErrorKind::NotFound.into()),
+    });
+    let problems: Vec<String> = problems.expect_err("there is no u").iter().map(ToString::to_string).collect();
+    assert_eq!(problems, ["u: auth_file: cannot be read: there is no such file"]);
 }
 
 #[test]
@@ -395,4 +496,63 @@ proptest! {
             Err(problems) => prop_assert!(!problems.is_empty()),
         }
     }
+}
+
+const HBA_INI: &str =
+    "[databases]\n* = host=x\n[pgbouncer]\nauth_type = hba\nauth_hba_file = hba\nauth_ident_file = maps\n";
+
+#[test]
+fn lines_of_records_that_are_passed_over_are_said_with_their_place() {
+    let files = [
+        ("p.ini", HBA_INI),
+        (
+            "hba",
+            "local all all peer map=m\nhost all +team all md5\nhost all all all pam\n\
+          host all all all ldap ldapserver=h\n",
+        ),
+        ("maps", "m root app\nm root\n"),
+    ];
+
+    let config = load_all(&files, &[], &[]).expect("it is in order");
+
+    assert_eq!(config.hba.records().len(), 3);
+    let said: Vec<&str> =
+        config.notices.iter().map(String::as_str).filter(|line| !line.contains("auth_file")).collect();
+    assert_eq!(
+        said,
+        [
+            "maps:2: this line is passed over: expected a map, a name from outside and a user",
+            "hba:2: this line is passed over: +team is not supported: a pooler does not know who is in which role",
+            "hba:3: pam is not in this version: whom this line fits is refused",
+            "hba:4: authentication method \"ldap\" requires argument \"ldapbasedn\", \"ldapprefix\", or \
+             \"ldapsuffix\" to be set: whom this line fits is refused",
+        ]
+    );
+}
+
+#[test]
+fn a_reject_that_cannot_be_followed_is_a_problem_where_records_count() {
+    let bad = ("hba", "host all +banned all reject\n");
+    let problems =
+        load_all(&[("p.ini", HBA_INI), bad, ("maps", "")], &[], &[]).expect_err("it must not be passed over");
+    assert!(problems[0].starts_with("hba:1: auth_hba_file: expected a line that can be followed"), "{problems:?}");
+
+    let other = HBA_INI.replace("auth_type = hba", "auth_type = any");
+    let config = load_all(&[("p.ini", &other), bad], &[], &[]).expect("the records do not count");
+    assert!(!config.notices.iter().any(|line| line.contains("hba")), "{:?}", config.notices);
+}
+
+#[test]
+fn records_that_are_not_there_are_a_warning_at_the_start_and_a_problem_at_reload() {
+    let read = |path: &Path| match path == Path::new("p.ini") {
+        true => Ok(HBA_INI.as_bytes().to_vec()),
+        false => Err(io::ErrorKind::NotFound.into()),
+    };
+    let sources = |reload| Sources { conffile: Some("p.ini".into()), reload, ..Sources::default() };
+
+    let config = load_with(&sources(false), &read).expect("a start goes on");
+    let warning = "hba: auth_hba_file: cannot be read: there is no such file; it is taken for empty";
+    assert!(config.notices.iter().any(|line| line == warning), "{:?}", config.notices);
+    let problems = load_with(&sources(true), &read).expect_err("a reload does not");
+    assert_eq!(problems.len(), 2, "{problems:?}");
 }

@@ -29,6 +29,7 @@ fn golden(file: &str, page: &str) {
 #[test]
 fn the_pages_in_the_repository_are_made_from_the_tables() {
     golden("docs/settings.md", &markdown());
+    golden("docs/environment.md", &environment());
     golden("config/pgbouncer.ini", &sample_ini());
     golden("config/pgweir.toml", &sample_toml());
     golden("config/userlist.txt", SAMPLE_USERLIST);

@@ -126,7 +126,20 @@ fn show_config_on_defaults_is_pgbouncers_row_by_row() {
         assert_eq!(ours, pgbouncers);
     }
     assert_eq!(theirs.len(), PGBOUNCER.len());
-    assert_eq!(extra, ["log_format", "worker_threads", "login_notify_message", "pool_idle_timeout"]);
+    assert_eq!(
+        extra,
+        [
+            "auth_query_lifetime",
+            "legacy_sqlstate",
+            "log_format",
+            "login_rate_burst",
+            "login_rate_limit",
+            "stats_login_counts",
+            "worker_threads",
+            "login_notify_message",
+            "pool_idle_timeout"
+        ]
+    );
 }
 
 #[test]
@@ -177,12 +190,15 @@ fn what_show_prints_can_be_set_again() {
 fn the_console_sets_what_takes_effect_at_once_and_says_why_not_otherwise() {
     let mut settings = Settings::default();
 
-    assert_eq!(settings.set("default_pool_size", "0x10"), Ok(()));
+    assert_eq!(settings.set("default_pool_size", "0x10"), Ok(SetEffect::Now));
     assert_eq!(settings.default_pool_size, 16);
     assert_eq!(settings.set("nosuch", "1"), Err(SetError::Unknown));
-    assert_eq!(settings.set("listen_port", "7"), Err(SetError::NeedsRestart));
-    assert_eq!(settings.set("auth_query", "select"), Err(SetError::NotInThisVersion));
-    assert_eq!(settings.set("auth_type", "hba"), Err(SetError::NotInThisVersion));
+    assert_eq!(settings.set("listen_port", "7"), Ok(SetEffect::NeedsRestart));
+    assert_eq!(settings.listen_port, 6432);
+    assert!(matches!(settings.set("listen_port", "x"), Err(SetError::Unfit(_))));
+    assert_eq!(settings.set("auth_ldap_options", "x"), Ok(SetEffect::Now));
+    assert_eq!(settings.auth_ldap_options.as_ref().map(super::super::Secret::reveal), Some("x"));
+    assert_eq!(settings.set("auth_type", "pam"), Err(SetError::NotInThisVersion));
     assert_eq!(settings.auth_type, AuthType::Md5);
     let unfit = settings.set("pool_mode", "transactional").expect_err("there is no such mode");
     assert_eq!(unfit.to_string(), "expected session, transaction or statement");

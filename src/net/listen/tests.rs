@@ -80,7 +80,10 @@ fn one_address_of_several_may_fail() {
 
     assert_eq!(listening.listeners.len(), 1);
     let warning = listening.warnings[0].to_string();
-    assert!(warning.starts_with("cannot listen on 203.0.113.9:0: bind: Cannot assign requested address"), "{warning}");
+    assert!(
+        warning.starts_with("cannot listen on 203.0.113.9:0: bind(): Cannot assign requested address"),
+        "{warning}"
+    );
 }
 
 #[test]
@@ -98,7 +101,7 @@ fn a_taken_port_says_what_to_do() {
 
     let error = listen(&ListenOptions { port, ..on_tcp(&["127.0.0.1"]) }).unwrap_err().to_string();
 
-    assert!(error.contains(&format!("127.0.0.1:{port}: bind: Address already in use")), "{error}");
+    assert!(error.contains(&format!("127.0.0.1:{port}: bind(): Address already in use")), "{error}");
     assert!(error.contains("change listen_port"), "{error}");
 }
 
@@ -216,6 +219,16 @@ fn a_missing_directory_and_an_overlong_name_say_so() {
 
     assert!(missing.ends_with("the directory of unix_socket_dir must exist"), "{missing}");
     assert!(long.ends_with("may have at most 107 bytes"), "{long}");
+}
+
+#[test]
+fn a_tcp_setting_that_the_kernel_refuses_is_named() {
+    let tcp = TcpOptions { keepcnt: 1000, ..TcpOptions::default() };
+
+    let refused = listen(&ListenOptions { tcp, ..on_tcp(&["127.0.0.1"]) }).unwrap_err().to_string();
+
+    assert!(refused.contains(": tcp_keepcnt: "), "{refused}");
+    assert!(refused.ends_with("; tcp(7) says which values the kernel takes"), "{refused}");
 }
 
 #[test]

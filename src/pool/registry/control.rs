@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::{Directory, Registry};
 use crate::pool::Pool;
+use crate::pool::cancels::until;
 use crate::pool::orders::{Counts, Ended};
 use crate::stats::moment::Moment;
 
@@ -27,6 +28,8 @@ pub enum ControlError {
     DatabaseNotPaused(String),
     /// No such database.
     NoSuchDatabase(String),
+    /// SUSPEND while a database is paused.
+    DatabasesPaused,
     /// The process stops.
     ShuttingDown,
 }
@@ -38,6 +41,7 @@ impl fmt::Display for ControlError {
             ControlError::NotPaused => out.write_str("pooler is not paused/suspended"),
             ControlError::DatabaseNotPaused(name) => write!(out, "database {name} is not paused"),
             ControlError::NoSuchDatabase(name) => write!(out, "no such database: {name}"),
+            ControlError::DatabasesPaused => out.write_str("cannot suspend with paused databases"),
             ControlError::ShuttingDown => out.write_str("pooler is shutting down"),
         }
     }
@@ -52,6 +56,8 @@ pub enum State {
     Active,
     /// PAUSE without a name.
     Paused,
+    /// SUSPEND.
+    Suspended,
 }
 
 /// How the process is to end.
@@ -70,7 +76,7 @@ impl Registry {
     /// See [`ControlError`].
     pub fn pause(self: &Arc<Self>, database: Option<&str>, now: Moment) -> Result<Released, ControlError> {
         let mut directory = self.write();
-        if directory.paused {
+        if directory.paused || self.suspension().is_on() {
             return Err(ControlError::AlreadyPaused);
         }
         match database {
@@ -104,6 +110,11 @@ impl Registry {
         let mut directory = self.write();
         match database {
             None if directory.stopping.is_some() => return Err(ControlError::ShuttingDown),
+            None if self.suspension().is_on() => {
+                drop(directory);
+                self.end_suspension();
+                return Ok(());
+            }
             None if !directory.paused => return Err(ControlError::NotPaused),
             None => directory.paused = false,
             Some(name) => {
@@ -119,7 +130,7 @@ impl Registry {
             .databases
             .values()
             .filter(|entry| !entry.paused && !directory.paused)
-            .flat_map(|entry| entry.pools.values().cloned())
+            .flat_map(|entry| entry.all().cloned())
             .collect();
         for pool in &free {
             pool.lock().resume(now);
@@ -176,7 +187,7 @@ impl Registry {
     /// See [`ControlError`].
     pub fn kill(&self, database: Option<&str>, now: Moment) -> Result<(), ControlError> {
         let mut directory = self.write();
-        if directory.paused {
+        if directory.paused || self.suspension().is_on() {
             return Err(ControlError::AlreadyPaused);
         }
         if let Some(name) = database {
@@ -184,25 +195,27 @@ impl Registry {
         }
         let mut killed = Vec::new();
         for (name, entry) in &mut directory.databases {
-            let all_in_use = database.is_none() && !entry.pools.is_empty();
+            let all_in_use = database.is_none() && entry.all().next().is_some();
             if all_in_use || database == Some(&**name) {
                 entry.paused = true;
-                for pool in entry.pools.values() {
+                let pools = entry.take_all();
+                for pool in &pools {
                     entry.retired += pool.counters().totals();
                 }
-                killed.push((name.clone(), std::mem::take(&mut entry.pools)));
+                killed.push((name.clone(), pools));
             }
         }
         drop(directory);
         for (name, pools) in killed {
-            self.end(&name, pools.into_values(), Ended::Killed, now);
+            self.end(&name, pools, Ended::Killed, now);
         }
         Ok(())
     }
 
-    /// Is everything paused? Single databases have their own column in SHOW DATABASES.
+    /// Is everything suspended or paused? Single databases have their own column in SHOW DATABASES.
     pub fn state(&self) -> State {
         match self.read().paused {
+            _ if self.suspension().is_on() => State::Suspended,
             true => State::Paused,
             false => State::Active,
         }
@@ -243,21 +256,16 @@ impl Registry {
     ) -> Released {
         let registry = self.clone();
         Box::pin(async move {
-            loop {
-                // Listen before looking, so that what happens in between is heard.
-                let progress = registry.surroundings.progress.notified();
-                let mut progress = std::pin::pin!(progress);
-                progress.as_mut().enable();
-                let holds = {
-                    let directory = registry.read();
-                    let pools = directory.pools(database.as_deref());
-                    pools.iter().all(|pool| done(&directory, database.as_deref(), &pool.counts(Moment(0))))
-                };
-                if holds {
-                    return;
-                }
-                progress.await;
-            }
+            let holds = || {
+                let directory = registry.read();
+                let pools = directory.pools(database.as_deref());
+                pools.iter().all(|pool| {
+                    let mut counts = pool.counts(Moment(0));
+                    counts.close_needed = counts.close_needed.max(pool.servers_marked());
+                    done(&directory, database.as_deref(), &counts)
+                })
+            };
+            until(&registry.surroundings.progress, || holds().then_some(())).await;
         })
     }
 }
@@ -266,7 +274,7 @@ impl Directory {
     fn pools(&self, database: Option<&str>) -> Vec<Arc<Pool>> {
         let meant = |name: &str| database.is_none_or(|database| database == name);
         let entries = self.databases.iter().filter(|(name, _)| meant(name));
-        entries.flat_map(|(_, entry)| entry.pools.values().cloned()).collect()
+        entries.flat_map(|(_, entry)| entry.all().cloned()).collect()
     }
 
     /// The entry of a database; made, where only `*` stands for it.

@@ -50,11 +50,20 @@ impl Crowd {
         if limits.user != 0 && count(&heads.users, user) >= limits.user {
             return Err(Denied::MaxUserClientConnections);
         }
-        Ok(Admission {
+        Ok(self.enter(&mut heads, database, user))
+    }
+
+    /// As [`Crowd::admit`], whatever the limits.
+    pub(super) fn count_in(self: &Arc<Crowd>, database: &str, user: &str) -> Admission {
+        self.enter(&mut lock(&self.heads), database, user)
+    }
+
+    fn enter(self: &Arc<Crowd>, heads: &mut Heads, database: &str, user: &str) -> Admission {
+        Admission {
             database: add(&mut heads.databases, database),
             user: add(&mut heads.users, user),
             crowd: self.clone(),
-        })
+        }
     }
 
     pub(super) fn in_database(&self, name: &str) -> u32 {

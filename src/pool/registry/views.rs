@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::crowd::Limits;
 use super::{Entry, Registry};
-use crate::config::{Config, Database, Host, LoadBalanceHosts, PoolMode};
+use crate::config::{CONSOLE, Config, Database, Host, LoadBalanceHosts, PoolMode};
 
 /// The row of a database in SHOW DATABASES. The console's own database is not among them.
 #[derive(Clone, Debug)]
@@ -112,7 +112,10 @@ impl Registry {
 /// The limits that a client of this database and user meets.
 pub(super) fn client_limits(config: &Config, database: &str, user: &str) -> Limits {
     Limits {
-        database: config.database(database).map_or(0, |entry| max_db_client_connections(config, entry)),
+        database: match config.database(database).filter(|_| database != CONSOLE) {
+            Some(entry) => max_db_client_connections(config, entry),
+            None => config.settings.max_db_client_connections,
+        },
         user: max_user_client_connections(config, user),
     }
 }

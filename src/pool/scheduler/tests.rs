@@ -1,5 +1,9 @@
 //! One promise of the policy each; `tests/sim` mixes them.
 
+mod dedicated;
+
+use std::cell::RefCell;
+
 use super::*;
 use crate::config::LoadBalanceHosts;
 
@@ -7,12 +11,21 @@ use crate::config::LoadBalanceHosts;
 #[derive(Debug, PartialEq, Eq)]
 struct Number(u32);
 
+thread_local! {
+    /// Servers of this test that are marked to be closed.
+    static MARKED: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+}
+
 impl Held for Number {
     fn home(&self) -> usize {
         0
     }
 
     fn mark(&self, _: ServerState) {}
+
+    fn close_needed(&self) -> bool {
+        MARKED.with_borrow(|marked| marked.contains(&self.0))
+    }
 }
 
 type Pool = Scheduler<Number, &'static str>;
@@ -65,6 +78,10 @@ impl Deeds {
             }
             Order::Open { slip, purpose, .. } => {
                 self.said.push(format!("open for {purpose:?}"));
+                self.slips.push(slip);
+            }
+            Order::OpenDedicated { slip, purpose, waiter, .. } => {
+                self.said.push(format!("open for {waiter} alone: {purpose:?}"));
                 self.slips.push(slip);
             }
             Order::Check { server, loan } => {
@@ -310,6 +327,63 @@ fn reconnect_replaces_servers_wherever_they_are() {
 
     assert_eq!(give_back(&mut pool, lent, at(4)).said, ["close 2: close_needed"]);
     assert_eq!(pool.counts(at(4)).close_needed, 1);
+}
+
+#[test]
+fn with_load_balance_hosts_disable_one_attempt_finds_out_which_host_works() {
+    let disable = LoadBalanceHosts::Disable;
+    let mut pool = Pool::new(Policy { hosts: 2, load_balance_hosts: disable, pool_size: 3, ..policy() });
+    for client in ["ann", "bob", "cid"] {
+        pool.client_waits(client, 0, at(0)).unwrap();
+    }
+
+    let mut first = deeds(&mut pool);
+    assert_eq!(first.said, ["open for Demand"]);
+    pool.open_failed(first.slips.remove(0), Outlook::Passing, at(1));
+    pool.tick(3, at(15), |_| false);
+    let mut second = deeds(&mut pool);
+    assert_eq!(second.said, ["open for Demand"]);
+    pool.server_opened(Number(1), second.slips.remove(0), at(16));
+
+    assert_eq!(deeds(&mut pool).said, ["grant 1 to ann", "open for Demand", "open for Demand"]);
+}
+
+#[test]
+fn servers_that_are_marked_go_and_the_others_stay() {
+    let mut pool = stocked(Policy { pool_size: 3, ..policy() }, &[1, 2, 3]);
+    let (three, two) = (pool.take(0).unwrap(), pool.take(0).unwrap());
+
+    MARKED.set(vec![1, 2]);
+    pool.close_marked(at(1));
+
+    assert_eq!(deeds(&mut pool).said, ["close 1: database configuration changed"]);
+    assert_eq!(give_back(&mut pool, two, at(2)).said, ["close 2: close_needed"]);
+    assert!(give_back(&mut pool, three, at(3)).said.is_empty());
+    assert_eq!(pool.counts(at(3)), Counts { idle: 1, ..Counts::default() });
+}
+
+#[test]
+fn a_server_due_for_a_check_that_is_marked_goes_unchecked() {
+    let mut pool = stocked(Policy { check_after: Some(Duration::from_secs(1)), ..policy() }, &[1]);
+    pool.tick(1, at(10), |_| false);
+    assert_eq!(pool.counts(at(10)).used, 1);
+
+    MARKED.set(vec![1]);
+    pool.close_marked(at(11));
+
+    assert_eq!(deeds(&mut pool).said, ["close 1: database configuration changed"]);
+}
+
+#[test]
+fn a_server_marked_while_it_logs_in_is_replaced() {
+    let mut pool = Pool::new(policy());
+    pool.client_waits("ann", 0, at(0)).unwrap();
+    let slip = deeds(&mut pool).slips.remove(0);
+
+    MARKED.set(vec![1]);
+    pool.server_opened(Number(1), slip, at(1));
+
+    assert_eq!(deeds(&mut pool).said, ["close 1: connect string changed", "open for Demand"]);
 }
 
 #[test]

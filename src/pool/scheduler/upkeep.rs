@@ -16,12 +16,14 @@ impl<S: Held, W: Clone> Scheduler<S, W> {
     /// or hung up; `members` is how many clients are logged in to the pool.
     pub fn tick(&mut self, members: usize, now: Moment, mut dirty: impl FnMut(&mut S) -> bool) {
         let orders = &mut self.orders;
-        self.line.expire(now, self.policy.query_wait_timeout, |in_line| {
-            orders.push_back(Order::Refuse { waiter: in_line.waiter, why: Refused::QueryWaitTimeout });
-        });
-        self.line.notify(now, self.policy.query_wait_notify, |waiter| {
-            orders.push_back(Order::Notify { waiter: waiter.clone() });
-        });
+        for line in [&mut self.line, &mut self.dedicated_line] {
+            line.expire(now, self.policy.query_wait_timeout, |in_line| {
+                orders.push_back(Order::Refuse { waiter: in_line.waiter, why: Refused::QueryWaitTimeout });
+            });
+            line.notify(now, self.policy.query_wait_notify, |waiter| {
+                orders.push_back(Order::Notify { waiter: waiter.clone() });
+            });
+        }
         self.sweep_used(now, &mut dirty);
         self.sweep_shelf(now, &mut dirty);
         self.shrink();
@@ -36,7 +38,7 @@ impl<S: Held, W: Clone> Scheduler<S, W> {
             Check,
         }
         let mut shelf = std::mem::take(&mut self.shelf);
-        let mut connected = self.connected() + u32::try_from(shelf.len()).unwrap_or(u32::MAX);
+        let mut connected = self.shared() + u32::try_from(shelf.len()).unwrap_or(u32::MAX);
         let mut due = Vec::new();
         shelf.sweep(
             |resting| match self.expired(resting, connected, now, dirty) {
@@ -61,7 +63,7 @@ impl<S: Held, W: Clone> Scheduler<S, W> {
     }
 
     fn sweep_used(&mut self, now: Moment, dirty: &mut impl FnMut(&mut S) -> bool) {
-        let mut connected = self.connected();
+        let mut connected = self.shared();
         for mut resting in std::mem::take(&mut self.used) {
             match self.expired(&mut resting, connected, now, dirty) {
                 Some(reason) => {
@@ -98,7 +100,7 @@ impl<S: Held, W: Clone> Scheduler<S, W> {
 
     /// Closes resting servers that are beyond a pool size made smaller.
     fn shrink(&mut self) {
-        while self.policy.pool_size != 0 && self.connected() + self.opening > self.limit() {
+        while self.policy.pool_size != 0 && self.servers() > self.limit() {
             let resting = match self.used.is_empty() {
                 true => self.shelf.take_oldest(),
                 false => Some(self.used.remove(0)),
@@ -113,8 +115,7 @@ impl<S: Held, W: Clone> Scheduler<S, W> {
         if self.gate != Gate::Open || (members == 0 && !self.policy.prefill) {
             return;
         }
-        while self.connected() + self.opening < self.policy.min_pool_size && self.may_open(now) == Some(Purpose::Demand)
-        {
+        while self.shared() + self.opening < self.policy.min_pool_size && self.may_open(now) == Some(Purpose::Demand) {
             self.open(None, Purpose::Minimum, now);
         }
     }

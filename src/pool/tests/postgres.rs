@@ -19,13 +19,21 @@ struct Seen {
     goodbyes: AtomicUsize,
     queries: Mutex<Vec<String>>,
     hang_up: Notify,
+    /// Follows the first ReadyForQuery.
+    unasked: Vec<u8>,
 }
 
 impl Postgres {
     pub(super) async fn start() -> Postgres {
+        Postgres::start_saying(&[]).await
+    }
+
+    /// One whose backends say something that nobody asked for, as soon as they are ready.
+    pub(super) async fn start_saying(unasked: &[(u8, &[u8])]) -> Postgres {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let seen = Arc::new(Seen::default());
+        let unasked = unasked.iter().flat_map(|(tag, body)| message(*tag, body)).collect();
+        let seen = Arc::new(Seen { unasked, ..Seen::default() });
         let shared = seen.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -78,6 +86,7 @@ async fn converse(mut stream: TcpStream, seen: &Seen) -> std::io::Result<()> {
     greeting.extend(message(b'S', b"server_version\x0015.0\0"));
     greeting.extend(message(b'K', &[0, 0, 0, 1, 0, 0, 0, 2]));
     greeting.extend(message(b'Z', b"I"));
+    greeting.extend(&seen.unasked);
     stream.write_all(&greeting).await?;
     loop {
         let tag = stream.read_u8().await?;

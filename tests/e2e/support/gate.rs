@@ -20,6 +20,8 @@ enum Mode {
     Shut,
     /// Forwards nothing, neither on old nor on new connections.
     Silent,
+    /// Forwards on old connections, and accepts new ones without ever saying or hearing anything there.
+    Reserved,
     /// The test is over.
     Gone,
 }
@@ -28,6 +30,8 @@ struct State {
     mode: Mode,
     accepted: usize,
     live: Vec<TcpStream>,
+    /// Connections that nobody serves.
+    kept: Vec<TcpStream>,
 }
 
 struct Shared {
@@ -48,7 +52,7 @@ impl Gate {
         let target = Postgres::shared().port;
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let state = State { mode: Mode::Open, accepted: 0, live: Vec::new() };
+        let state = State { mode: Mode::Open, accepted: 0, live: Vec::new(), kept: Vec::new() };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         let doorman = Arc::clone(&shared);
         thread::spawn(move || doorman.accept(&listener, target));
@@ -69,6 +73,16 @@ impl Gate {
     /// Holds back every byte in either direction, without closing anything.
     pub(crate) fn silence(&self) {
         self.shared.set(Mode::Silent);
+    }
+
+    /// Goes on with what is open, and leaves what comes unserved.
+    pub(crate) fn keep_new(&self) {
+        self.shared.set(Mode::Reserved);
+    }
+
+    /// Hangs up on those that were left unserved.
+    pub(crate) fn drop_kept(&self) {
+        self.shared.state.lock().unwrap().kept.clear();
     }
 
     /// Cuts all connections; new ones are treated as before.
@@ -105,8 +119,13 @@ impl Shared {
                 return;
             }
             state.accepted += 1;
-            if state.mode == Mode::Shut {
-                continue;
+            match state.mode {
+                Mode::Shut => continue,
+                Mode::Reserved => {
+                    state.kept.push(near);
+                    continue;
+                }
+                _ => {}
             }
             let far = TcpStream::connect(("127.0.0.1", target)).unwrap();
             for stream in [&near, &far] {

@@ -3,16 +3,24 @@
 //! - [`postgres`]: one private PostgreSQL for the whole run.
 //! - [`proxy`]: the pooler, started with a written `pgbouncer.ini`, stopped (and checked) when the test ends.
 //! - [`script`]: a protocol client made of bytes, so that a test can say what no driver would.
+//! - [`random`]: chance with a seed.
 //! - [`gate`]: the network between pooler and server, with a switch; and servers that misbehave.
+//! - [`dns`]: a name server that says what the test wants.
+//! - [`slapd`]: one private LDAP directory for the whole run.
 //! - [`tools`]: psql, pgbench and Python as the tests run them.
+//! - [`tls`]: certificates, and OpenSSL as the other end.
 //! - [`warden`]: the guarantee that nothing outlives the run, whatever ends it.
 
 use std::time::{Duration, Instant};
 
+pub(crate) mod dns;
 pub(crate) mod gate;
 pub(crate) mod postgres;
 pub(crate) mod proxy;
+pub(crate) mod random;
 pub(crate) mod script;
+pub(crate) mod slapd;
+pub(crate) mod tls;
 pub(crate) mod tools;
 pub(crate) mod warden;
 

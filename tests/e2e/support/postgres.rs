@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::eventually;
 use super::script::{Client, Login};
+use super::tls::Authority;
 use super::warden::{command_as_account, warden};
 
 const CONF: &str = "\
@@ -22,9 +23,11 @@ synchronous_commit = off
 autovacuum = off
 max_connections = 400
 shared_buffers = 32MB
-wal_level = minimal
-max_wal_senders = 0
-listen_addresses = '127.0.0.1'
+wal_level = logical
+max_wal_senders = 40
+max_replication_slots = 40
+wal_keep_size = 64MB
+listen_addresses = '127.0.0.1, 127.0.0.2, 127.0.0.3'
 log_timezone = 'UTC'
 timezone = 'UTC'
 ";
@@ -35,11 +38,21 @@ host  all +by_password all password
 host  all +by_md5      all md5
 host  all +by_scram    all scram-sha-256
 host  all all          all trust
+host  replication all  all trust
+";
+
+const HBA_ENCRYPTED: &str = "\
+local   all all             trust
+hostssl all +by_certificate all cert
+hostssl all +by_both        all scram-sha-256 clientcert=verify-ca
+hostssl all +by_scram       all scram-sha-256
+host    all +in_clear       all trust
+hostssl all all             all trust
 ";
 
 /// The server that all tests of the run share.
 pub(crate) struct Postgres {
-    /// Its TCP port on 127.0.0.1, also the number in its Unix socket's name.
+    /// Its TCP port on 127.0.0.1 to 127.0.0.3, also the number in its Unix socket's name.
     pub(crate) port: u16,
     /// The folder its Unix socket is in.
     pub(crate) socket_dir: PathBuf,
@@ -49,13 +62,28 @@ impl Postgres {
     /// The run's server, started by whoever asks first.
     pub(crate) fn shared() -> &'static Postgres {
         static SERVER: OnceLock<Postgres> = OnceLock::new();
-        SERVER.get_or_init(Postgres::start)
+        SERVER.get_or_init(|| Postgres::start("postgres", "", HBA))
+    }
+
+    /// Another, which speaks TLS and takes nothing else from afar, but for roles in the group `in_clear`.
+    pub(crate) fn encrypted() -> &'static Postgres {
+        static SERVER: OnceLock<Postgres> = OnceLock::new();
+        SERVER.get_or_init(|| {
+            let authority = Authority::shared();
+            let settings = format!(
+                "ssl = on\nssl_cert_file = '{}'\nssl_key_file = '{}'\nssl_ca_file = '{}'\n",
+                authority.server.certificate.display(),
+                authority.server.key.display(),
+                authority.certificate.display(),
+            );
+            Postgres::start("encrypted", &settings, HBA_ENCRYPTED)
+        })
     }
 
     #[expect(clippy::zombie_processes, reason = "the warden ends it, after this process has ended")]
-    fn start() -> Postgres {
+    fn start(name: &str, more: &str, hba: &str) -> Postgres {
         let dir = warden().dir();
-        let data = dir.join("data");
+        let data = dir.join(name);
         let initdb = command_as_account(&bindir().join("initdb"))
             .current_dir(dir)
             .args(["-U", "postgres", "-E", "UTF8", "--locale=C", "--no-sync", "-A", "trust", "-D"])
@@ -65,10 +93,11 @@ impl Postgres {
         assert!(initdb.status.success(), "initdb: {}", String::from_utf8_lossy(&initdb.stderr));
 
         let port = free_port();
-        let settings = format!("{CONF}port = {port}\nunix_socket_directories = '{}'\n", dir.display());
+        let settings = format!("{CONF}port = {port}\nunix_socket_directories = '{}'\n{more}", dir.display());
         fs::write(data.join("postgresql.auto.conf"), settings).unwrap();
-        fs::write(data.join("pg_hba.conf"), HBA).unwrap();
-        let log = fs::File::create(dir.join("postgres.log")).unwrap();
+        fs::write(data.join("pg_hba.conf"), hba).unwrap();
+        let log_file = dir.join(format!("{name}.log"));
+        let log = fs::File::create(&log_file).unwrap();
         let server = command_as_account(&bindir().join("postgres"))
             .current_dir(dir)
             .arg("-D")
@@ -80,14 +109,14 @@ impl Postgres {
         warden().add_server(server.id());
 
         let postgres = Postgres { port, socket_dir: dir.to_path_buf() };
-        postgres.await_start(&dir.join("postgres.log"));
+        postgres.await_start(&log_file);
         postgres.furnish();
         postgres
     }
 
     fn await_start(&self, log: &Path) {
         let deadline = Instant::now() + Duration::from_secs(60);
-        while Login::to(self.port).user("postgres").database("postgres").attempt().is_err() {
+        while self.local().user("postgres").database("postgres").attempt().is_err() {
             let log = || fs::read_to_string(log).unwrap_or_default();
             assert!(Instant::now() < deadline, "PostgreSQL did not start:\n{}", log());
             std::thread::sleep(Duration::from_millis(20));
@@ -95,15 +124,21 @@ impl Postgres {
     }
 
     fn furnish(&self) {
-        let mut admin = Login::to(self.port).user("postgres").database("postgres").client();
+        let mut admin = self.local().user("postgres").database("postgres").client();
         admin.ok("CREATE ROLE by_password; CREATE ROLE by_md5; CREATE ROLE by_scram");
+        admin.ok("CREATE ROLE by_certificate; CREATE ROLE by_both; CREATE ROLE in_clear");
         admin.ok("CREATE DATABASE e2e");
         self.admin().ok("GRANT ALL ON SCHEMA public TO PUBLIC");
     }
 
     /// A superuser's session in the database `e2e`, past any pooler.
     pub(crate) fn admin(&self) -> Client {
-        Login::to(self.port).user("postgres").database("e2e").client()
+        self.local().user("postgres").database("e2e").client()
+    }
+
+    /// A login by way of its Unix socket.
+    fn local(&self) -> Login {
+        Login::to(self.port).unix(&self.socket_dir)
     }
 
     /// A new role that may log in, which the server trusts.

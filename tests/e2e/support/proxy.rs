@@ -27,10 +27,29 @@ pub(crate) struct Setup {
     settings: Vec<(String, String)>,
     databases: Vec<(String, String)>,
     users: Vec<(String, String)>,
+    peers: Vec<(u16, String)>,
     secrets: Vec<(String, String)>,
     environment: Vec<(String, String)>,
+    own_database: String,
     raw: Option<String>,
     file: Option<String>,
+    port: Option<u16>,
+    exe: Option<PathBuf>,
+    named: bool,
+    launch: Launch,
+}
+
+/// How the program is run.
+#[derive(Clone, Default)]
+struct Launch {
+    /// A program that becomes the pooler, and its arguments before the pooler's own command line.
+    wrapper: Vec<String>,
+    /// The name to run it under.
+    name: Option<String>,
+    /// Before the configuration file.
+    arguments: Vec<String>,
+    /// As whoever runs the tests, root perhaps.
+    as_root: bool,
 }
 
 /// A running pooler.
@@ -57,10 +76,16 @@ impl Setup {
             settings: Vec::new(),
             databases: Vec::new(),
             users: Vec::new(),
+            peers: Vec::new(),
             secrets: Vec::new(),
             environment: Vec::new(),
+            own_database: "app".to_owned(),
             raw: None,
             file: Some("pgbouncer.ini".to_owned()),
+            port: None,
+            exe: None,
+            named: true,
+            launch: Launch::default(),
         };
         for (name, value) in [
             ("listen_addr", "127.0.0.1"),
@@ -95,6 +120,12 @@ impl Setup {
         self
     }
 
+    /// Has this entry of `[databases]` in place of `app`.
+    pub(crate) fn rename_own_database(mut self, name: &str) -> Setup {
+        self.own_database = name.to_owned();
+        self
+    }
+
     /// An entry of `[users]`.
     pub(crate) fn user(mut self, name: &str, rest: &str) -> Setup {
         self.users.retain(|(known, _)| known != name);
@@ -106,6 +137,31 @@ impl Setup {
     pub(crate) fn own_user(self, rest: &str) -> Setup {
         let role = self.role.clone();
         self.user(&role, rest)
+    }
+
+    /// An entry of `[peers]`.
+    pub(crate) fn peer(mut self, id: u16, rest: &str) -> Setup {
+        self.peers.retain(|(known, _)| *known != id);
+        self.peers.push((id, rest.to_owned()));
+        self
+    }
+
+    /// Takes an entry of `[peers]` out.
+    pub(crate) fn without_peer(mut self, id: u16) -> Setup {
+        self.peers.retain(|(known, _)| *known != id);
+        self
+    }
+
+    /// Listens on this port, which others may share, and on a Unix socket in its folder.
+    pub(crate) fn shares_port(mut self, port: u16) -> Setup {
+        self.port = Some(port);
+        self.set("so_reuseport", 1).set("unix_socket_dir", "@DIR@")
+    }
+
+    /// Runs another program than the one under test.
+    pub(crate) fn program(mut self, exe: &Path) -> Setup {
+        self.exe = Some(exe.to_path_buf());
+        self
     }
 
     /// A line of `auth_file`.
@@ -134,6 +190,37 @@ impl Setup {
         self
     }
 
+    /// Writes the configuration file, but does not name it on the command line.
+    pub(crate) fn by_environment(mut self) -> Setup {
+        self.named = false;
+        self
+    }
+
+    /// An argument of the command line, before the configuration file.
+    pub(crate) fn argument(mut self, argument: &str) -> Setup {
+        self.launch.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// Runs the program under this name.
+    pub(crate) fn called(mut self, name: &str) -> Setup {
+        self.launch.name = Some(name.to_owned());
+        self
+    }
+
+    /// Runs another program that becomes the pooler, whose command line follows these words; `@PORT@` and `@DIR@` as in
+    /// [`Setup::raw`].
+    pub(crate) fn wrapped(mut self, words: &[&str]) -> Setup {
+        self.launch.wrapper = words.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
+    /// Runs the program as whoever runs the tests, even as root.
+    pub(crate) fn privileged(mut self) -> Setup {
+        self.launch.as_root = true;
+        self
+    }
+
     /// The role that clients of this proxy log in as.
     pub(crate) fn role(&self) -> &str {
         &self.role
@@ -141,14 +228,20 @@ impl Setup {
 
     /// Starts the pooler and waits until it answers.
     pub(crate) fn start(self) -> Proxy {
+        let shared = self.port.is_some();
         let proxy = self.spawn();
         eventually("the pooler listens", || {
             let ended = proxy.try_wait();
             assert!(ended.is_none(), "the pooler ended ({ended:?}) instead of starting:\n{}", proxy.log());
             // Hang up and wait until the pooler has, too: this visit must not count against max_client_conn.
+            if shared {
+                // Whoever answers on the port may be another.
+                let socket = proxy.dir.join(format!(".s.PGSQL.{}", proxy.port));
+                return std::os::unix::net::UnixStream::connect(socket).ok().map(drop);
+            }
             let mut visit = std::net::TcpStream::connect(("127.0.0.1", proxy.port)).ok()?;
             visit.shutdown(std::net::Shutdown::Write).ok()?;
-            visit.read_to_end(&mut Vec::new()).ok()
+            visit.read_to_end(&mut Vec::new()).ok().map(drop)
         });
         proxy
     }
@@ -160,24 +253,48 @@ impl Setup {
         (status, proxy.log())
     }
 
-    fn spawn(self) -> Proxy {
+    /// Starts the program and waits for nothing.
+    pub(crate) fn spawn(self) -> Proxy {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let dir = warden().dir().join(format!("pooler-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
         fs::create_dir(&dir).unwrap();
         if let Some(account) = account() {
             std::os::unix::fs::chown(&dir, Some(account.uid), Some(account.gid)).unwrap();
         }
-        let port = free_port();
+        let port = self.port.unwrap_or_else(free_port);
         self.write(&dir, port);
-        let log = fs::File::create(dir.join("stderr.log")).unwrap();
-        let mut command = command_as_account(exe());
-        let fill = |text: &str| text.replace("@PORT@", &port.to_string()).replace("@DIR@", &dir.display().to_string());
-        command.env_clear().envs(self.environment.iter().map(|(name, value)| (name, fill(value))));
-        command.current_dir(&dir).args(&self.file).stdout(Stdio::null()).stderr(log);
-        let child = command.spawn().expect("the pooler can be run");
-        warden().add(child.id());
+        let child = self.run(&dir, port, &self.program_in(&dir), &[]);
         let role = self.role.clone();
         Proxy { port, role, dir, setup: Mutex::new(self), child: Mutex::new(child), ended: Mutex::new(None) }
+    }
+
+    /// The program to run, under the name it is to have.
+    fn program_in(&self, dir: &Path) -> PathBuf {
+        let exe = self.exe.as_deref().unwrap_or_else(|| exe());
+        let Some(name) = &self.launch.name else { return exe.to_owned() };
+        let program = dir.join(name);
+        std::os::unix::fs::symlink(exe, &program).unwrap();
+        program
+    }
+
+    /// Runs a pooler with these files; what it says is appended to its log.
+    fn run(&self, dir: &Path, port: u16, program: &Path, options: &[&str]) -> Child {
+        let log = fs::File::options().create(true).append(true).open(dir.join("stderr.log")).unwrap();
+        let fill = |text: &str| text.replace("@PORT@", &port.to_string()).replace("@DIR@", &dir.display().to_string());
+        let mut words: Vec<String> = self.launch.wrapper.iter().map(|word| fill(word)).collect();
+        words.push(program.display().to_string());
+        words.extend(self.launch.arguments.iter().cloned());
+        words.extend(options.iter().map(|option| (*option).to_owned()));
+        let mut command = match self.launch.as_root {
+            true => Command::new(&words[0]),
+            false => command_as_account(Path::new(&words[0])),
+        };
+        command.args(&words[1..]);
+        command.env_clear().envs(self.environment.iter().map(|(name, value)| (name, fill(value))));
+        command.current_dir(dir).args(self.file.iter().filter(|_| self.named)).stdout(Stdio::null()).stderr(log);
+        let child = command.spawn().expect("the pooler can be run");
+        warden().add(child.id());
+        child
     }
 
     fn write(&self, dir: &Path, port: u16) {
@@ -199,8 +316,8 @@ impl Setup {
 
     fn ini(&self, dir: &Path, port: u16) -> String {
         let mut ini = String::from("[databases]\n");
-        let own = ("app".to_owned(), String::new());
-        let known = self.databases.iter().any(|(name, _)| name == "app");
+        let own = (self.own_database.clone(), String::new());
+        let known = self.databases.iter().any(|(name, _)| *name == own.0);
         for (name, rest) in self.databases.iter().chain((!known).then_some(&own)) {
             let mut line = format!("{name} =");
             if !rest.contains("host=") {
@@ -214,6 +331,13 @@ impl Setup {
         ini.push_str("[users]\n");
         for (name, rest) in &self.users {
             writeln!(ini, "{name} = {rest}").unwrap();
+        }
+        if !self.peers.is_empty() {
+            // PgBouncer before 1.21 does not know the section.
+            ini.push_str("[peers]\n");
+        }
+        for (id, rest) in &self.peers {
+            writeln!(ini, "{id} = {rest}").unwrap();
         }
         writeln!(ini, "[pgbouncer]\nlisten_port = {port}\nauth_file = {}/userlist.txt", dir.display()).unwrap();
         for (name, value) in &self.settings {
@@ -244,6 +368,13 @@ impl Proxy {
     #[track_caller]
     pub(crate) fn console(&self) -> Client {
         Login::to(self.port).user("admin").password("admin-secret").database("pgbouncer").client()
+    }
+
+    /// An administrator's session by way of the Unix socket, which no other process shares.
+    #[track_caller]
+    pub(crate) fn own_console(&self) -> Client {
+        let login = Login::to(self.port).unix(&self.dir);
+        login.user("admin").password("admin-secret").database("pgbouncer").client()
     }
 
     /// What a `SHOW` command answers.
@@ -295,13 +426,55 @@ impl Proxy {
             settings: Vec::new(),
             databases: Vec::new(),
             users: Vec::new(),
+            peers: Vec::new(),
             secrets: Vec::new(),
             environment: Vec::new(),
+            own_database: String::new(),
             raw: None,
             file: None,
+            port: None,
+            exe: None,
+            named: true,
+            launch: Launch::default(),
         };
         *setup = change(std::mem::replace(&mut *setup, blank));
         setup.write(&self.dir, self.port);
+    }
+
+    /// Replaces the process by a new one that takes over its sockets (`-R`), of the program under test.
+    #[track_caller]
+    pub(crate) fn reboot(&self) {
+        let mut new = self.successor();
+        let status = eventually("the old process ends", || {
+            let failed = new.try_wait().unwrap();
+            assert!(failed.is_none(), "the new process ended ({failed:?}):\n{}", self.log());
+            self.try_wait()
+        });
+        assert_eq!(status.code(), Some(0), "{}", self.log());
+        *self.child.lock().unwrap() = new;
+        *self.ended.lock().unwrap() = None;
+    }
+
+    /// As [`Proxy::reboot`], where the new process must give up and leave the old one alone.
+    #[track_caller]
+    pub(crate) fn failed_reboot(&self) -> ExitStatus {
+        let mut new = self.successor();
+        let status = eventually("the new process gives up", || new.try_wait().unwrap());
+        warden().forget(new.id());
+        status
+    }
+
+    /// Starts the process again, which must have ended, with these options, and waits until it answers.
+    #[track_caller]
+    pub(crate) fn start_again(&self, options: &[&str]) {
+        assert!(self.try_wait().is_some(), "it has ended");
+        *self.child.lock().unwrap() = self.setup.lock().unwrap().run(&self.dir, self.port, exe(), options);
+        *self.ended.lock().unwrap() = None;
+        eventually("the pooler listens", || std::net::TcpStream::connect(("127.0.0.1", self.port)).ok());
+    }
+
+    fn successor(&self) -> Child {
+        self.setup.lock().unwrap().run(&self.dir, self.port, exe(), &["-R"])
     }
 
     /// Sends a signal.
@@ -356,7 +529,8 @@ impl Proxy {
         std::time::Duration::from_millis(ticks * 10)
     }
 
-    fn pid(&self) -> Pid {
+    /// The process.
+    pub(crate) fn pid(&self) -> Pid {
         Pid::from_child(&self.child.lock().unwrap())
     }
 }
@@ -384,13 +558,33 @@ impl Drop for Proxy {
 
 /// Runs the program under test with these arguments alone.
 pub(crate) fn bare(arguments: &[&str]) -> std::process::Output {
+    bare_with(arguments, &[])
+}
+
+/// Runs the program under test with these arguments and environment variables alone.
+pub(crate) fn bare_with(arguments: &[&str], environment: &[(&str, &str)]) -> std::process::Output {
     let mut command = command_as_account(exe());
+    command.env_clear().envs(environment.iter().copied()).current_dir(warden().dir()).args(arguments);
+    command.output().expect("the pooler can be run")
+}
+
+/// Runs the program under test with these arguments alone, under this path.
+pub(crate) fn bare_named(path: Option<&Path>, arguments: &[&str]) -> std::process::Output {
+    let mut command = command_as_account(path.unwrap_or(exe()));
     command.env_clear().current_dir(warden().dir()).args(arguments);
     command.output().expect("the pooler can be run")
 }
 
+/// Writes a file that the program under test may read, in the folder that goes with the run; its path.
+pub(crate) fn shared_file(name: &str, text: &str) -> String {
+    let path = warden().dir().join(name);
+    fs::write(&path, text).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    path.display().to_string()
+}
+
 /// The program under test. Where the tests run as root it is a copy that another user may run.
-fn exe() -> &'static Path {
+pub(crate) fn exe() -> &'static Path {
     static EXE: OnceLock<PathBuf> = OnceLock::new();
     EXE.get_or_init(|| {
         let given = std::env::var_os("PGWEIR_TEST_EXE").map(PathBuf::from);

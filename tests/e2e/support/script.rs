@@ -497,8 +497,17 @@ pub(crate) struct Refusal {
 impl Refusal {
     /// The message of the error; empty when there was none.
     pub(crate) fn message(&self) -> String {
+        self.field('M')
+    }
+
+    /// Its SQLSTATE; empty when there was none.
+    pub(crate) fn code(&self) -> String {
+        self.field('C')
+    }
+
+    fn field(&self, field: char) -> String {
         let error = self.seen.iter().find(|message| message.tag == b'E');
-        error.map_or(String::new(), |error| error.fields().remove(&'M').unwrap_or_default())
+        error.map_or(String::new(), |error| error.fields().remove(&field).unwrap_or_default())
     }
 }
 
@@ -597,9 +606,15 @@ impl Client {
     /// The session must be over: returns the message of the FATAL error that ended it.
     #[track_caller]
     pub(crate) fn farewell(&mut self) -> String {
+        self.last_words()[&'M'].clone()
+    }
+
+    /// The same, with all the fields of that error.
+    #[track_caller]
+    pub(crate) fn last_words(&mut self) -> BTreeMap<char, String> {
         let last = self.wire.until_end();
         let error = last.iter().rfind(|message| message.tag == b'E');
-        error.unwrap_or_else(|| panic!("no error before the end: {last:?}")).fields()[&'M'].clone()
+        error.unwrap_or_else(|| panic!("no error before the end: {last:?}")).fields()
     }
 
     fn note_parameter(&mut self, message: &Message) {

@@ -2,10 +2,13 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::eventually;
 use super::postgres::bindir;
 use super::warden::warden;
 
@@ -63,11 +66,64 @@ fn interpreter() -> &'static Path {
     })
 }
 
-fn run(mut command: Command) -> Outcome {
+/// Runs one of PostgreSQL's programs to its end.
+pub(crate) fn postgres_tool(program: &str, arguments: &[&str]) -> Outcome {
+    let mut command = Command::new(bindir().join(program));
+    command.args(arguments);
+    run(command)
+}
+
+/// One of PostgreSQL's programs that runs until it is told to end; killed when the test is over.
+pub(crate) struct Running {
+    child: Child,
+    ended: bool,
+}
+
+impl Running {
+    /// Starts it; what it says goes to the test's own stderr.
+    pub(crate) fn start(program: &str, arguments: &[&str]) -> Running {
+        let mut command = Command::new(bindir().join(program));
+        clean(command.args(arguments));
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        warden().add(child.id());
+        Running { child, ended: false }
+    }
+
+    /// Sends a signal and waits for its end; whether it ended with status 0.
+    pub(crate) fn end(&mut self, signal: Signal) -> bool {
+        kill_process(Pid::from_child(&self.child), signal).expect("it is there to get a signal");
+        self.wait()
+    }
+
+    /// Waits for its end; whether it ended with status 0.
+    pub(crate) fn wait(&mut self) -> bool {
+        let status = eventually("the program ends", || self.child.try_wait().unwrap());
+        self.ended = true;
+        warden().forget(self.child.id());
+        status.success()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.child.kill().unwrap();
+            self.child.wait().unwrap();
+            warden().forget(self.child.id());
+        }
+    }
+}
+
+/// No setting of whoever runs the tests reaches the program.
+fn clean(command: &mut Command) {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
         command.env_remove(name);
     }
     command.env("PGCONNECT_TIMEOUT", "30").current_dir(warden().dir());
+}
+
+fn run(mut command: Command) -> Outcome {
+    clean(&mut command);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     warden().add(child.id());
     let (mut stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());

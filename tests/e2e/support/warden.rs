@@ -18,21 +18,19 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 const SCRIPT: &str = r#"
 dir=$1
 live=" "
-server=
+servers=
 while read -r verb pid; do
     case $verb in
         add) live="$live$pid " ;;
         del) case $live in *" $pid "*) live="${live%% $pid *} ${live#* $pid }" ;; esac ;;
-        server) server=$pid ;;
+        server) servers="$servers $pid" ;;
     esac
 done
 for pid in $live; do kill -KILL "$pid"; done
-if [ -n "$server" ]; then
-    kill -QUIT "$server"
-    left=200
-    while [ -e "$dir/data/postmaster.pid" ] && [ $left -gt 0 ]; do sleep 0.05; left=$((left - 1)); done
-    [ $left -gt 0 ] || kill -KILL "$server"
-fi
+for pid in $servers; do kill -QUIT "$pid"; done
+left=200
+while ls "$dir"/*/postmaster.pid && [ $left -gt 0 ]; do sleep 0.05; left=$((left - 1)); done
+[ $left -gt 0 ] || for pid in $servers; do kill -KILL "$pid"; done
 rm -rf "$dir"
 "#;
 

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use super::*;
 
 fn notices() -> Notices {
-    Notices { stamps: Stamps::new(TimeZone::UTC), format: Format::Json }
+    Notices { stamps: Stamps::new(TimeZone::UTC), format: Format::Json, by: line::Writer::this_process() }
 }
 
 fn on_pipe() -> (PipeReader, Output) {
@@ -60,10 +60,11 @@ fn a_closed_stderr_and_a_full_disk_are_survived() {
     let (reader, closed) = on_pipe();
     drop(reader);
     let full = Output::file(Path::new("/dev/full")).unwrap();
-    let mut outputs = Outputs { stderr: Some(closed), file: Some(full) };
+    let mut outputs = Outputs { stderr: Some(closed), file: Some(full), records: Vec::new() };
+    let batch = |count| Batch { text: String::from_utf8(lines(count)).unwrap(), lines: Vec::new() };
 
-    outputs.write(&lines(3), &mut notices());
-    outputs.write(&lines(2), &mut notices());
+    outputs.write(&batch(3), &mut notices());
+    outputs.write(&batch(2), &mut notices());
 
     for output in outputs.file.iter().chain(&outputs.stderr) {
         assert_eq!(output.lost.lines, 5, "{}", output.lost.reason);
@@ -79,7 +80,7 @@ fn a_flood_costs_lines_and_not_memory() {
     }
 
     let state = queue.lock();
-    assert!(state.pending.len() < PENDING_MAX + 2000);
+    assert!(state.pending.text.len() < PENDING_MAX + 2000);
     assert_eq!(state.pushed + state.dropped, 3000);
     assert!(state.dropped > 1000);
 }
@@ -95,7 +96,7 @@ fn a_long_line_is_cut_at_the_pipes_measure_and_short_ones_between_lines() {
 fn lines_of_many_threads_come_whole_and_all() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log");
-    let outputs = Outputs { stderr: None, file: Some(Output::file(&path).unwrap()) };
+    let outputs = Outputs { file: Some(Output::file(&path).unwrap()), ..Outputs::default() };
     let writer = Writer::start(outputs, TimeZone::UTC).unwrap();
 
     thread::scope(|scope| {
@@ -113,4 +114,16 @@ fn lines_of_many_threads_come_whole_and_all() {
     let expected = format!("1970-01-01 00:00:00.000 UTC [{}] LOG {}", std::process::id(), "x".repeat(1000));
     assert_eq!(log.lines().count(), 200);
     assert!(log.lines().all(|line| line == expected));
+}
+
+#[test]
+fn a_line_waits_only_where_many_are_written() {
+    let at = |millis: u64| Moment(1 + millis * 1000);
+    let mut pace = Pace::new(at(0));
+
+    let rests: Vec<Duration> = (1..=PROMPT_WRITES).map(|_| pace.rest_after_write(at(10))).collect();
+
+    assert!(rests[..rests.len() - 1].iter().all(Duration::is_zero), "{rests:?}");
+    assert_eq!(rests.last(), Some(&Duration::from_millis(40)), "the remainder of the 50 ms");
+    assert_eq!(pace.rest_after_write(at(50)), Duration::ZERO, "a new count");
 }

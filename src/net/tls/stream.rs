@@ -1,0 +1,382 @@
+//! A TCP socket with TLS on it, polled like the plain one.
+//!
+//! ```text
+//!   socket ─► incoming ─► session ─► the caller's inbox        bytes ─► session ─► socket
+//!                            │                                                └► unsent (what it would not take)
+//!                            └► unsent (handshake, keys, alerts)
+//! ```
+//!
+//! Bytes count as sent when they are sealed: what the socket will not take waits in `unsent`, at most one batch, and
+//! nothing more is taken before it is gone. Reading sends it on too, so that whoever waits for an answer has asked the
+//! question. A connection at rest holds no buffer.
+//!
+//! The signature of a handshake is made away from the I/O threads: with an RSA key of 2,048 bits it takes a
+//! millisecond, the time of some forty transactions, and a thousand clients that connect at once must not keep others
+//! waiting.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+
+use rustls::ProtocolVersion;
+use rustls::client::UnbufferedClientConnection;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::server::UnbufferedServerConnection;
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::certificate::{self, Certificate};
+use super::offer;
+use super::session::{Buffers, Progress, Session, Side, Words};
+use super::{Acceptor, Connector};
+use crate::net::buffers::{Inbox, Outbox};
+
+/// The most that is sealed at once.
+const BATCH_BYTES: usize = 64 * 1024;
+
+thread_local! {
+    /// Where records are made. Kept, because zeroing a new one would cost as much as sealing.
+    static SEALED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Why there is no TLS on a socket. `Display` says it in few words, for the log.
+#[derive(Debug)]
+pub enum TlsError {
+    /// The socket broke, or ended in the middle of the handshake.
+    Io(io::Error),
+    /// The other side broke the rules, offers nothing that fits, or is not trusted.
+    Tls(rustls::Error),
+}
+
+impl From<io::Error> for TlsError {
+    fn from(error: io::Error) -> TlsError {
+        TlsError::Io(error)
+    }
+}
+
+impl fmt::Display for TlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TlsError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                f.write_str("handshake failed: unexpected EOF")
+            }
+            TlsError::Io(error) => write!(f, "handshake failed: {error}"),
+            // OpenSSL's words, which guards look for in the log.
+            TlsError::Tls(error @ rustls::Error::InvalidCertificate(_)) => {
+                write!(f, "handshake failed: certificate verify failed: {error}")
+            }
+            TlsError::Tls(error) => write!(f, "handshake failed: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for TlsError {}
+
+/// An encrypted connection.
+#[derive(Debug)]
+pub struct TlsStream {
+    wire: Wire,
+}
+
+/// The same, while hands are shaken, too.
+#[derive(Debug)]
+struct Wire {
+    /// `None` only where it was lost on its way to another reactor.
+    socket: Option<TcpStream>,
+    state: Box<State>,
+}
+
+/// What goes to another thread for the signature.
+#[derive(Debug)]
+struct State {
+    session: Session,
+    /// Bytes from the socket that are no whole record yet.
+    incoming: Inbox,
+    /// What was decrypted and did not go to an inbox: it came with the handshake, or was more than was wanted.
+    surplus: Inbox,
+    /// Records that the socket would not take.
+    unsent: Outbox,
+    /// The other side will say no more.
+    ended: bool,
+    /// The hash of the server's certificate, whichever side that is.
+    end_point: Option<Arc<[u8]>>,
+}
+
+impl State {
+    fn new(session: Session, incoming: Inbox) -> State {
+        let (surplus, unsent) = (Inbox::default(), Outbox::default());
+        State { session, incoming, surplus, unsent, ended: false, end_point: None }
+    }
+
+    /// Takes in what has come, and says what there is to say.
+    fn step(&mut self, words: Words<'_>) -> Result<Progress, rustls::Error> {
+        let State { session, incoming, surplus, unsent, .. } = self;
+        session.step(Buffers { incoming, plain: surplus, out: unsent.bytes() }, words)
+    }
+}
+
+impl Wire {
+    async fn handshake(mut self) -> Result<TlsStream, TlsError> {
+        let accepts = self.state.session.accepts();
+        let mut signature_due = accepts;
+        loop {
+            let advanced = if accepts && self.state.incoming.is_empty() {
+                Ok(Progress::Handshaking)
+            } else if signature_due {
+                let mut state = self.state;
+                let (state, advanced) = tokio::task::spawn_blocking(move || {
+                    let advanced = state.step(Words::None);
+                    (state, advanced)
+                })
+                .await
+                .map_err(io::Error::other)?;
+                self.state = state;
+                // A ClientHello that has not come whole leaves the signature due.
+                signature_due = self.state.unsent.is_empty();
+                advanced
+            } else {
+                self.state.step(Words::None)
+            };
+            let flushed = std::future::poll_fn(|cx| self.poll_flush(cx)).await;
+            let progress = advanced.map_err(TlsError::Tls)?;
+            flushed?;
+            match progress {
+                Progress::Open => return Ok(TlsStream { wire: self }),
+                Progress::Ended => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                Progress::Handshaking => {}
+            }
+            if std::future::poll_fn(|cx| self.poll_read(cx)).await? == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
+        }
+    }
+
+    /// Bytes of the socket into `incoming`.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let Some(socket) = &mut self.socket else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
+        let incoming = &mut self.state.incoming;
+        let mut room = ReadBuf::new(incoming.room());
+        let polled = Pin::new(socket).poll_read(cx, &mut room);
+        let len = room.filled().len();
+        incoming.filled(len);
+        polled.map_ok(|()| len)
+    }
+
+    /// Ready when nothing is left that the socket would not take.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let unsent = &mut self.state.unsent;
+        if unsent.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        let Some(socket) = &mut self.socket else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
+        while !unsent.is_empty() {
+            let sent = ready!(Pin::new(&mut *socket).poll_write(cx, unsent.pending()))?;
+            unsent.sent(sent);
+        }
+        unsent.rest();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends what the socket takes at once.
+    fn flush_now(&mut self) {
+        let Some(socket) = &self.socket else { return };
+        while !self.state.unsent.is_empty() {
+            match socket.try_write(self.state.unsent.pending()) {
+                Ok(sent) if sent > 0 => self.state.unsent.sent(sent),
+                _ => return,
+            }
+        }
+    }
+}
+
+impl TlsStream {
+    /// Answers a TLS handshake; `incoming` is what has already been read of it.
+    ///
+    /// # Errors
+    /// See [`TlsError`]; the other side has been told.
+    ///
+    /// Cancel safe: the connection is dropped.
+    pub async fn accept(socket: TcpStream, acceptor: &Acceptor, incoming: Inbox) -> Result<TlsStream, TlsError> {
+        let session = UnbufferedServerConnection::new(acceptor.config.clone()).map_err(TlsError::Tls)?;
+        let mut state = State::new(Session::new(Side::Accepting(session)), incoming);
+        state.end_point = acceptor.end_point.clone();
+        Wire { socket: Some(socket), state: Box::new(state) }.handshake().await
+    }
+
+    /// Begins a TLS handshake with the server called `host`, a name or an address.
+    ///
+    /// # Errors
+    /// See [`TlsError`]; the other side has been told.
+    ///
+    /// Cancel safe: the connection is dropped.
+    pub async fn connect(socket: TcpStream, connector: &Connector, host: &str) -> Result<TlsStream, TlsError> {
+        let name = match ServerName::try_from(host) {
+            Ok(name) => name.to_owned(),
+            // No name for a certificate, nor one to ask for.
+            Err(_) => ServerName::IpAddress(std::net::IpAddr::from([0, 0, 0, 0]).into()),
+        };
+        let too_old = || rustls::Error::General("server_tls_protocols has no version that is spoken here".to_owned());
+        let config = connector.config.clone().ok_or_else(too_old).map_err(TlsError::Tls)?;
+        let session = UnbufferedClientConnection::new(config, name).map_err(TlsError::Tls)?;
+        let state = State::new(Session::new(Side::Connecting(session)), Inbox::default());
+        let mut stream = Wire { socket: Some(socket), state: Box::new(state) }.handshake().await?;
+        stream.wire.state.end_point = stream.peer_certificate().and_then(certificate::end_point).map(Arc::from);
+        Ok(stream)
+    }
+
+    /// As [`Stream::poll_fill_at_most`](crate::net::stream::Stream::poll_fill_at_most).
+    pub(in crate::net) fn poll_fill_at_most(
+        &mut self,
+        cx: &mut Context<'_>,
+        inbox: &mut Inbox,
+        max: usize,
+    ) -> Poll<io::Result<usize>> {
+        while self.wire.state.surplus.is_empty() {
+            let mut plain = Inbox::default();
+            if ready!(self.poll_fill(cx, &mut plain))? == 0 {
+                return Poll::Ready(Ok(0));
+            }
+            self.wire.state.surplus = plain;
+        }
+        let surplus = &mut self.wire.state.surplus;
+        let len = surplus.fresh().len().min(max);
+        inbox.put(&surplus.fresh()[..len]);
+        surplus.skip(len);
+        Poll::Ready(Ok(len))
+    }
+
+    /// As [`Stream::poll_fill`](crate::net::stream::Stream::poll_fill).
+    pub(in crate::net) fn poll_fill(&mut self, cx: &mut Context<'_>, inbox: &mut Inbox) -> Poll<io::Result<usize>> {
+        // That it cannot be sent is heard by whoever sends next; what the other side said before it left counts.
+        let _ = self.wire.poll_flush(cx);
+        if !self.wire.state.surplus.is_empty() {
+            let len = self.wire.state.surplus.fresh().len();
+            inbox.put(self.wire.state.surplus.fresh());
+            self.wire.state.surplus.clear();
+            return Poll::Ready(Ok(len));
+        }
+        loop {
+            if self.wire.state.ended || ready!(self.wire.poll_read(cx))? == 0 {
+                self.wire.state.ended = true;
+                return Poll::Ready(Ok(0));
+            }
+            let before = inbox.fresh().len();
+            let State { session, incoming, unsent, .. } = &mut *self.wire.state;
+            let advanced = session.step(Buffers { incoming, plain: inbox, out: unsent.bytes() }, Words::None);
+            let _ = self.wire.poll_flush(cx);
+            match advanced {
+                Ok(progress) => self.wire.state.ended = progress == Progress::Ended,
+                Err(error) => return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error))),
+            }
+            let len = inbox.fresh().len() - before;
+            if len > 0 {
+                return Poll::Ready(Ok(len));
+            }
+        }
+    }
+
+    /// Ready when nothing is left that the socket would not take.
+    pub(in crate::net) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.wire.poll_flush(cx)
+    }
+
+    /// As [`Stream::poll_send`](crate::net::stream::Stream::poll_send).
+    pub(in crate::net) fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.wire.poll_flush(cx))?;
+        let Some(socket) = &mut self.wire.socket else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
+        let State { session, incoming, surplus, unsent, .. } = &mut *self.wire.state;
+        let bytes = &bytes[..bytes.len().min(BATCH_BYTES)];
+        SEALED.with_borrow_mut(|sealed| {
+            sealed.clear();
+            let buffers = Buffers { incoming, plain: surplus, out: sealed };
+            session.step(buffers, Words::Bytes(bytes)).map_err(io::Error::other)?;
+            let sent = match Pin::new(socket).poll_write(cx, sealed) {
+                Poll::Ready(sent) => sent?,
+                Poll::Pending => 0,
+            };
+            unsent.bytes().extend_from_slice(&sealed[sent..]);
+            Poll::Ready(Ok(bytes.len()))
+        })
+    }
+
+    /// As [`Stream::send_parting`](crate::net::stream::Stream::send_parting).
+    pub(in crate::net) fn send_parting(&mut self, bytes: &[u8]) {
+        let _ = self.wire.state.step(Words::Bytes(bytes));
+        self.wire.flush_now();
+    }
+
+    /// As [`Stream::looks_readable`](crate::net::stream::Stream::looks_readable).
+    pub(in crate::net) fn looks_readable(&self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        let state = &self.wire.state;
+        let held = !state.surplus.is_empty() || !state.incoming.is_empty() || state.ended;
+        held || self.wire.socket.as_ref().is_none_or(|socket| socket.poll_read_ready(&mut cx).is_ready())
+    }
+
+    /// Is there anything on the socket? To be asked where [`TlsStream::looks_readable`].
+    pub(in crate::net) fn has_input(&self) -> bool {
+        let state = &self.wire.state;
+        let Some(socket) = &self.wire.socket else { return true };
+        if !state.surplus.is_empty() || !state.incoming.is_empty() || state.ended {
+            return true;
+        }
+        let mut byte = [MaybeUninit::uninit(); 1];
+        let peeked = socket.try_io(Interest::READABLE, || SockRef::from(socket).peek(&mut byte));
+        !matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// As [`Stream::move_here`](crate::net::stream::Stream::move_here).
+    pub(in crate::net) fn move_here(&mut self) -> io::Result<()> {
+        let socket = self.wire.socket.take().ok_or(io::ErrorKind::NotConnected)?;
+        self.wire.socket = Some(TcpStream::from_std(socket.into_std()?)?);
+        Ok(())
+    }
+
+    /// The version and cipher agreed on, and with TLS 1.2 the group: as PgBouncer writes them, after OpenSSL.
+    pub fn description(&self) -> String {
+        let common = self.wire.state.session.common();
+        let cipher = common.negotiated_cipher_suite().map_or("-", offer::suite_name);
+        match (common.protocol_version(), common.negotiated_key_exchange_group()) {
+            (Some(ProtocolVersion::TLSv1_3), _) => format!("TLSv1.3/{cipher}"),
+            (_, Some(group)) => format!("TLSv1.2/{cipher}/ECDH={}", offer::group_name(group)),
+            (_, None) => format!("TLSv1.2/{cipher}"),
+        }
+    }
+
+    /// The protocol that ALPN chose.
+    pub fn alpn(&self) -> Option<&[u8]> {
+        self.wire.state.session.common().alpn_protocol()
+    }
+
+    /// The certificate that the other side has shown, and that was checked.
+    pub fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
+        self.wire.state.session.common().peer_certificates()?.first()
+    }
+
+    /// Whom it is made out to: its common name, then its alternative ones; `None` without a certificate.
+    pub fn peer_names(&self) -> Option<Vec<String>> {
+        let certificate = Certificate::read(self.peer_certificate()?)?;
+        Some(certificate.common_name().into_iter().map(str::to_owned).chain(certificate.host_names()).collect())
+    }
+
+    /// What binds SCRAM to this connection (tls-server-end-point, RFC 5929): the hash of the server's certificate.
+    /// `None` where its signature has no hash to take.
+    pub fn end_point(&self) -> Option<&[u8]> {
+        self.wire.state.end_point.as_deref()
+    }
+}
+
+impl Drop for TlsStream {
+    /// Says that no more comes, as far as the socket takes it.
+    fn drop(&mut self) {
+        if self.wire.socket.is_some() {
+            let _ = self.wire.state.step(Words::Close);
+            self.wire.flush_now();
+        }
+    }
+}

@@ -1,0 +1,311 @@
+use std::path::PathBuf;
+
+use proptest::prelude::*;
+use rustls::client::UnbufferedClientConnection;
+use rustls::pki_types::{ServerName, UnixTime};
+use rustls::server::UnbufferedServerConnection;
+use sha2::{Digest, Sha256, Sha512};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::session::{Buffers, Progress, Session, Side, Words};
+use super::*;
+use crate::net::buffers::Inbox;
+use crate::net::stream::Stream;
+
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/certificates").join(name)
+}
+
+/// Settings for both sides: clients are shown the certificate called `shown`.
+fn settings(shown: &str) -> Settings {
+    Settings {
+        client_tls_sslmode: SslMode::Require,
+        client_tls_key_file: Some(path(&format!("{shown}.key"))),
+        client_tls_cert_file: Some(path(&format!("{shown}.crt"))),
+        server_tls_sslmode: SslMode::VerifyFull,
+        server_tls_ca_file: Some(path("authority.crt")),
+        ..Settings::default()
+    }
+}
+
+fn in_force(settings: &Settings) -> InForce {
+    Tls::default().prepare(settings).expect("the settings are in order")
+}
+
+fn der(name: &str) -> CertificateDer<'static> {
+    CertificateDer::from_pem_file(path(name)).unwrap()
+}
+
+fn sessions() -> (Session, Session) {
+    let InForce { acceptor, connector, .. } = in_force(&settings("named"));
+    let server = UnbufferedServerConnection::new(acceptor.unwrap().config.clone()).unwrap();
+    let name = ServerName::try_from("127.0.0.1").unwrap();
+    let client = UnbufferedClientConnection::new(connector.unwrap().config.clone().unwrap(), name).unwrap();
+    (Session::new(Side::Connecting(client)), Session::new(Side::Accepting(server)))
+}
+
+/// One end, and the bytes on their way to it.
+struct End {
+    session: Session,
+    coming: Vec<u8>,
+    incoming: Inbox,
+    plain: Inbox,
+}
+
+impl End {
+    fn new(session: Session) -> End {
+        End { session, coming: Vec::new(), incoming: Inbox::default(), plain: Inbox::default() }
+    }
+
+    /// Takes in at most `len` of what is on its way, and answers.
+    fn take(&mut self, len: usize) -> (Progress, Vec<u8>) {
+        let len = len.min(self.coming.len());
+        self.incoming.put(&self.coming[..len]);
+        self.coming.drain(..len);
+        let mut out = Vec::new();
+        let progress = self.step(Words::None, &mut out).unwrap();
+        (progress, out)
+    }
+
+    fn step(&mut self, words: Words<'_>, out: &mut Vec<u8>) -> Result<Progress, rustls::Error> {
+        let End { session, incoming, plain, .. } = self;
+        session.step(Buffers { incoming, plain, out }, words)
+    }
+}
+
+fn shake_hands(client: &mut End, server: &mut End, mut chunk: impl FnMut() -> usize) {
+    let mut open = (false, false);
+    let mut turns = 0;
+    while open != (true, true) || !client.coming.is_empty() || !server.coming.is_empty() {
+        let (progress, out) = client.take(chunk());
+        server.coming.extend(out);
+        open.0 = progress == Progress::Open;
+        let (progress, out) = server.take(chunk());
+        client.coming.extend(out);
+        open.1 = progress == Progress::Open;
+        turns += 1;
+        assert!(turns < 10_000, "the handshake does not end");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn however_the_bytes_are_split_the_same_comes_out(
+        chunks in prop::collection::vec(1usize..3_000, 1..20),
+        messages in prop::collection::vec(0usize..40_000, 1..6),
+    ) {
+        let (client, server) = sessions();
+        let (mut client, mut server) = (End::new(client), End::new(server));
+        let mut turn = chunks.iter().cycle().copied();
+        let mut chunk = || turn.next().unwrap();
+        shake_hands(&mut client, &mut server, &mut chunk);
+
+        let mut sent = Vec::new();
+        for (number, len) in messages.into_iter().enumerate() {
+            let bytes: Vec<u8> = (0..len).map(|at| (at * 7 + number) as u8).collect();
+            client.step(Words::Bytes(&bytes), &mut server.coming).unwrap();
+            sent.extend(bytes);
+        }
+        client.step(Words::Close, &mut server.coming).unwrap();
+        let mut progress = Progress::Open;
+        while !server.coming.is_empty() {
+            progress = server.take(chunk()).0;
+        }
+
+        prop_assert_eq!(progress, Progress::Ended);
+        prop_assert!(server.plain.fresh() == sent);
+        prop_assert!(server.incoming.is_empty(), "a session at rest holds no bytes");
+    }
+
+    #[test]
+    fn bytes_that_are_no_tls_end_the_session(bytes in prop::collection::vec(any::<u8>(), 5..200)) {
+        let mut server = End::new(sessions().1);
+        server.incoming.put(&bytes);
+        let progress = server.step(Words::None, &mut Vec::new());
+        prop_assert!(server.plain.is_empty());
+        prop_assert!(!matches!(progress, Ok(Progress::Open)));
+        prop_assert!(server.step(Words::Bytes(b"hello"), &mut Vec::new()).is_err());
+    }
+}
+
+#[test]
+fn half_a_message_of_the_handshake_is_no_obstacle() {
+    // rustls remembers where it began; a step without the bytes would be the end of the program.
+    for len in 1..600 {
+        let (client, server) = sessions();
+        let (mut client, mut server) = (End::new(client), End::new(server));
+        let (_, hello) = client.take(0);
+        server.coming = hello;
+        let (_, flight) = server.take(usize::MAX);
+        client.coming = flight;
+        client.take(len);
+
+        let mut out = Vec::new();
+        let _ = client.step(Words::Close, &mut out);
+        assert!(client.step(Words::Bytes(b"early"), &mut out).is_err());
+        assert!(client.plain.is_empty());
+    }
+}
+
+#[test]
+fn a_broken_record_is_an_error_that_the_other_side_hears_of() {
+    let (client, server) = sessions();
+    let (mut client, mut server) = (End::new(client), End::new(server));
+    shake_hands(&mut client, &mut server, || usize::MAX);
+    let mut sealed = Vec::new();
+    client.step(Words::Bytes(b"select 1"), &mut sealed).unwrap();
+    *sealed.last_mut().unwrap() ^= 1;
+    server.incoming.put(&sealed);
+    let mut out = Vec::new();
+
+    let failed = server.step(Words::None, &mut out);
+
+    assert!(failed.is_err() && server.plain.is_empty());
+    assert!(!out.is_empty(), "an alert");
+    assert!(server.step(Words::Close, &mut out).is_err(), "nothing more comes of it");
+}
+
+fn trusts(authorities: &[&str], shown: &str, host: &str, now: UnixTime) -> bool {
+    use rustls::client::danger::ServerCertVerifier;
+    let trust = ServerTrust {
+        authorities: Some(Authorities::new(authorities.iter().map(|name| der(name)).collect())),
+        names: true,
+        algorithms: ring::default_provider().signature_verification_algorithms,
+    };
+    let name = ServerName::try_from(host).unwrap();
+    trust.verify_server_cert(&der(shown), &[], &name, &[], now).is_ok()
+}
+
+#[test]
+fn a_certificate_is_believed_by_signature_name_and_date() {
+    let now = UnixTime::now();
+    let later = UnixTime::since_unix_epoch(std::time::Duration::from_secs(200 * 365 * 24 * 3600));
+    let earlier = UnixTime::since_unix_epoch(std::time::Duration::ZERO);
+    for (shown, authority, host) in [
+        ("named.crt", "authority.crt", "db.example.org"),
+        ("named.crt", "authority.crt", "127.0.0.1"),
+        ("named.crt", "authority.crt", "::1"),
+        // As PgBouncer: the common name counts beside the alternative ones.
+        ("named.crt", "authority.crt", "localhost"),
+        ("plain.crt", "authority.crt", "localhost"),
+        ("own.crt", "own.crt", "localhost"),
+    ] {
+        assert!(trusts(&[authority], shown, host, now), "{shown} {host}");
+        let other = if authority == "own.crt" { "authority.crt" } else { "own.crt" };
+        assert!(!trusts(&[other], shown, host, now), "{shown} {host}: another authority");
+        assert!(trusts(&[other, authority], shown, host, now), "{shown} {host}: one of two");
+        assert!(!trusts(&[authority], shown, "elsewhere", now), "{shown}: another host");
+        assert!(!trusts(&[authority], shown, "127.0.0.2", now), "{shown}: another address");
+        assert!(!trusts(&[authority], shown, host, later), "{shown} {host}: expired");
+        assert!(!trusts(&[authority], shown, host, earlier), "{shown} {host}: not yet valid");
+    }
+    assert!(!trusts(&["plain.crt"], "named.crt", "localhost", now), "what is no authority has signed nothing");
+}
+
+#[test]
+fn the_end_point_is_hashed_as_the_certificate_was_signed() {
+    assert_eq!(certificate::end_point(&der("named.crt")).unwrap(), Sha256::digest(der("named.crt")).to_vec());
+    assert_eq!(certificate::end_point(&der("own.crt")).unwrap(), Sha512::digest(der("own.crt")).to_vec());
+}
+
+#[test]
+fn what_does_not_fit_is_named() {
+    let misfit = Settings { client_tls_key_file: Some(path("plain.key")), ..settings("named") };
+    let error = Tls::default().prepare(&misfit).unwrap_err();
+    for part in ["client_tls_key_file", "plain.key", "client_tls_cert_file", "named.crt"] {
+        assert!(error.contains(part), "{error}");
+    }
+
+    let wrong = [
+        (Settings { client_tls_key_file: Some(path("none")), ..settings("named") }, "client_tls_key_file"),
+        (Settings { client_tls_key_file: Some(path("named.crt")), ..settings("named") }, "no private key"),
+        (Settings { client_tls_cert_file: Some(path("named.key")), ..settings("named") }, "no certificate"),
+        (Settings { client_tls_cert_file: None, ..settings("named") }, "must be set"),
+        (Settings { client_tls_sslmode: SslMode::VerifyCa, ..settings("named") }, "requires client_tls_ca_file"),
+        (Settings { server_tls_key_file: Some(path("named.key")), ..settings("named") }, "together or not at all"),
+    ];
+    for (settings, says) in wrong {
+        let error = Tls::default().prepare(&settings).unwrap_err();
+        assert!(error.contains(says), "{error}");
+    }
+}
+
+#[test]
+fn what_has_not_changed_stays() {
+    let tls = Tls::default();
+    assert!(tls.put_in_force(tls.prepare(&settings("named")).unwrap()), "the first is a change");
+    let first = tls.current();
+
+    assert!(!tls.put_in_force(tls.prepare(&settings("named")).unwrap()));
+    assert!(Arc::ptr_eq(first.acceptor.as_ref().unwrap(), tls.current().acceptor.as_ref().unwrap()));
+
+    assert!(!tls.put_in_force(tls.prepare(&settings("plain")).unwrap()), "that was the clients' side");
+    assert!(!Arc::ptr_eq(first.acceptor.as_ref().unwrap(), tls.current().acceptor.as_ref().unwrap()));
+
+    let servers = Settings { server_tls_sslmode: SslMode::VerifyCa, ..settings("plain") };
+    assert!(tls.put_in_force(tls.prepare(&servers).unwrap()));
+}
+
+async fn connected(shown: &str, host: &str) -> (Result<TlsStream, TlsError>, Result<TlsStream, TlsError>) {
+    let InForce { acceptor, connector, .. } = in_force(&settings(shown));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (accepted, _) = listener.accept().await.unwrap();
+    let (connector, acceptor) = (connector.unwrap(), acceptor.unwrap());
+    let accepting = TlsStream::accept(accepted, &acceptor, Inbox::default());
+    tokio::join!(TlsStream::connect(socket, &connector, host), accepting)
+}
+
+#[tokio::test]
+async fn both_ends_agree_on_what_binds_them() {
+    let (client, server) = connected("named", "db.example.org").await;
+    let (client, server) = (client.unwrap(), server.unwrap());
+
+    assert_eq!(client.end_point(), Some(&*Sha256::digest(der("named.crt"))));
+    assert_eq!(client.end_point(), server.end_point());
+    assert_eq!(client.description(), "TLSv1.3/TLS_AES_256_GCM_SHA384");
+    assert_eq!(client.peer_names().unwrap(), ["localhost", "db.example.org"]);
+    assert_eq!(server.peer_names(), None);
+    assert_eq!(server.peer_certificate(), None);
+
+    let (refused, told) = connected("named", "elsewhere.example.org").await;
+    assert!(refused.unwrap_err().to_string().contains("certificate verify failed"));
+    assert!(told.is_err());
+}
+
+#[tokio::test]
+async fn a_stream_gives_no_more_than_is_asked_for_and_loses_nothing() {
+    let (client, server) = connected("plain", "localhost").await;
+    let mut client = Stream::Tls(Box::new(client.unwrap()));
+    let mut server = Stream::Tls(Box::new(server.unwrap()));
+    let sent: Vec<u8> = (0..300_000).map(|at| (at * 13) as u8).collect();
+    // The ticket for a later session comes before: a socket closed with bytes unread takes back what it sent.
+    let mut first = Inbox::default();
+    server.send_all(b"hello").await.unwrap();
+    client.fill(&mut first).await.unwrap();
+    assert_eq!(first.fresh(), b"hello");
+    let send = async {
+        client.send_all(&sent).await.unwrap();
+        drop(client);
+    };
+    let receive = async {
+        let (mut got, mut max) = (Vec::new(), 1);
+        loop {
+            let mut inbox = Inbox::default();
+            let len = std::future::poll_fn(|cx| server.poll_fill_at_most(cx, &mut inbox, max)).await.unwrap();
+            assert!(len <= max && len == inbox.fresh().len());
+            if len == 0 {
+                return got;
+            }
+            got.extend_from_slice(inbox.fresh());
+            max = max * 3 % 20_011 + 1;
+        }
+    };
+
+    let ((), got) = tokio::join!(send, receive);
+
+    assert!(got == sent);
+    assert!(server.looks_readable() && server.has_input(), "the end is to be seen");
+}

@@ -1,0 +1,102 @@
+//! SUSPEND and RESUME of the whole process: the steps of [`crate::pool::suspension`], and when each is done.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Registry, Released};
+use crate::net::world;
+use crate::pool::ControlError;
+use crate::pool::suspension::{Phase, drained, still};
+use crate::stats::moment::Moment;
+use crate::stats::roster::Order;
+
+/// How often a suspension looks whether its next step is due: PgBouncer does so with each turn of its loop.
+const LOOK_PERIOD: Duration = Duration::from_millis(5);
+
+/// How long clients and servers have to stop once nobody waits for a server any more, where suspend_timeout is over:
+/// those in the middle of a message whose other end does not read are dropped then.
+const GRACE: Duration = Duration::from_millis(300);
+
+impl Registry {
+    /// SUSPEND. The future ends when everybody has come to a stop, or the suspension is over.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub fn suspend(self: &Arc<Self>, now: Moment) -> Result<Released, ControlError> {
+        let directory = self.write();
+        if directory.paused {
+            return Err(ControlError::AlreadyPaused);
+        }
+        if directory.databases.values().any(|entry| entry.paused) {
+            return Err(ControlError::DatabasesPaused);
+        }
+        if !self.suspension().begin() {
+            return Err(ControlError::AlreadyPaused);
+        }
+        drop(directory);
+        self.suspension().call(&self.surroundings.roster);
+        let registry = self.clone();
+        Ok(Box::pin(async move { registry.come_to_a_stop(now).await }))
+    }
+
+    /// Ends a suspension, if there is one: everybody goes on.
+    pub fn end_suspension(&self) {
+        if self.suspension().end() {
+            self.suspension().call(&self.surroundings.roster);
+        }
+    }
+
+    async fn come_to_a_stop(&self, since: Moment) {
+        let mut over = false;
+        loop {
+            match self.suspension().phase() {
+                Phase::Running => return,
+                Phase::Draining if self.is_drained() => {
+                    if self.suspension().freeze() {
+                        self.suspension().call(&self.surroundings.roster);
+                    }
+                }
+                Phase::Frozen if self.is_still() => return,
+                Phase::Draining | Phase::Frozen => {}
+            }
+            let limit = self.config().settings.suspend_timeout;
+            let waited = world::now().since(since);
+            if !limit.is_zero() && waited >= limit {
+                match (over, self.suspension().phase()) {
+                    (false, Phase::Draining) => {
+                        over = true;
+                        self.dismiss(|card| !drained(card));
+                    }
+                    (_, Phase::Frozen) if waited >= limit + GRACE => self.dismiss(|card| !still(card)),
+                    _ => {}
+                }
+            }
+            tokio::time::sleep(LOOK_PERIOD).await;
+        }
+    }
+
+    /// Does nobody log in or wait for a server, and nobody who has none have anything in hand?
+    fn is_drained(&self) -> bool {
+        let surroundings = &self.surroundings;
+        surroundings.workers.carried() == surroundings.roster.count_clients(drained)
+    }
+
+    /// Does every client keep still, and every server that has a client with it?
+    fn is_still(&self) -> bool {
+        let surroundings = &self.surroundings;
+        let still = surroundings.workers.carried() == surroundings.roster.count_clients(still);
+        still
+            && self.pools().iter().all(|pool| {
+                let counts = pool.counts(Moment(0));
+                counts.tested + counts.opening + counts.being_canceled == 0
+            })
+    }
+
+    fn dismiss(&self, whom: impl Fn(&crate::stats::roster::ClientCard) -> bool) {
+        for card in self.surroundings.roster.clients() {
+            if whom(&card) {
+                card.give_order(Order::SuspendTimeout);
+            }
+        }
+    }
+}

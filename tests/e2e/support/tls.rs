@@ -1,0 +1,169 @@
+//! Certificates made by OpenSSL for the run, and OpenSSL's own client as the other end of a connection.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+
+use super::script::Wire;
+use super::warden::{account, warden};
+
+/// A key and its certificate.
+#[derive(Clone)]
+pub(crate) struct Pair {
+    pub(crate) key: PathBuf,
+    pub(crate) certificate: PathBuf,
+}
+
+/// An authority and what it has signed.
+pub(crate) struct Authority {
+    pub(crate) certificate: PathBuf,
+    key: PathBuf,
+    dir: PathBuf,
+    /// For `localhost` and 127.0.0.1, of version 3.
+    pub(crate) server: Pair,
+}
+
+/// What kind of certificate to make.
+#[derive(Clone, Copy)]
+pub(crate) enum Kind<'a> {
+    /// Of version 3, with these alternative names: `DNS:localhost,IP:127.0.0.1`.
+    Named(&'a str),
+    /// Of version 1, which has a common name and no extensions.
+    Plain,
+}
+
+impl Authority {
+    /// The one whose certificates are believed.
+    pub(crate) fn shared() -> &'static Authority {
+        static SHARED: OnceLock<Authority> = OnceLock::new();
+        SHARED.get_or_init(|| Authority::new("believed"))
+    }
+
+    /// Another.
+    pub(crate) fn other() -> &'static Authority {
+        static OTHER: OnceLock<Authority> = OnceLock::new();
+        OTHER.get_or_init(|| Authority::new("other"))
+    }
+
+    fn new(name: &str) -> Authority {
+        let dir = warden().dir().join(format!("certificates-{name}"));
+        fs::create_dir(&dir).unwrap();
+        let (key, certificate) = (dir.join("ca.key"), dir.join("ca.crt"));
+        new_key(&key);
+        openssl(
+            &["req", "-new", "-x509", "-days", "30", "-subj", &format!("/CN={name}")],
+            &[("-key", &key), ("-out", &certificate)],
+        );
+        readable(&certificate);
+        let nothing = Pair { key: PathBuf::new(), certificate: PathBuf::new() };
+        let mut authority = Authority { certificate, key, dir, server: nothing };
+        authority.server = authority.sign("server", "localhost", Kind::Named("DNS:localhost,IP:127.0.0.1"));
+        authority
+    }
+
+    /// A certificate for this common name, in files that begin with `file`.
+    pub(crate) fn sign(&self, file: &str, common_name: &str, kind: Kind<'_>) -> Pair {
+        let at = |ending: &str| self.dir.join(format!("{file}.{ending}"));
+        let pair = Pair { key: at("key"), certificate: at("crt") };
+        new_key(&pair.key);
+        let subject = format!("/CN={common_name}");
+        openssl(&["req", "-new", "-subj", &subject], &[("-key", &pair.key), ("-out", &at("csr"))]);
+        let mut arguments = vec!["x509", "-req", "-days", "30", "-CAcreateserial"];
+        let extensions = at("ext");
+        let path = extensions.display().to_string();
+        if let Kind::Named(names) = kind {
+            fs::write(&extensions, format!("subjectAltName={names}\nbasicConstraints=CA:FALSE\n")).unwrap();
+            arguments.extend(["-extfile", &path]);
+        }
+        openssl(
+            &arguments,
+            &[("-in", &at("csr")), ("-CA", &self.certificate), ("-CAkey", &self.key), ("-out", &pair.certificate)],
+        );
+        readable(&pair.certificate);
+        pair
+    }
+}
+
+/// A certificate that is its own authority, as PostgreSQL's manual makes one.
+pub(crate) fn self_signed(file: &str) -> Pair {
+    let at = |ending: &str| warden().dir().join(format!("{file}.{ending}"));
+    let pair = Pair { key: at("key"), certificate: at("crt") };
+    new_key(&pair.key);
+    openssl(
+        &["req", "-new", "-x509", "-days", "30", "-subj", "/CN=localhost"],
+        &[("-key", &pair.key), ("-out", &pair.certificate)],
+    );
+    readable(&pair.certificate);
+    pair
+}
+
+fn new_key(path: &Path) {
+    openssl(&["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:prime256v1"], &[("-out", path)]);
+    for_pooler(path);
+}
+
+/// Lets the account of the pooler and of PostgreSQL read a key, and nobody else.
+pub(crate) fn for_pooler(key: &Path) {
+    if let Some(account) = account() {
+        std::os::unix::fs::chown(key, Some(account.uid), Some(account.gid)).unwrap();
+    }
+}
+
+/// Makes a key our own, for psql wants that of its key.
+pub(crate) fn for_us(key: &Path) {
+    std::os::unix::fs::chown(key, Some(rustix::process::getuid().as_raw()), None).unwrap();
+}
+
+fn readable(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
+}
+
+fn openssl(arguments: &[&str], paths: &[(&str, &Path)]) {
+    let mut command = Command::new("openssl");
+    command.args(arguments);
+    for (name, path) in paths {
+        command.arg(name).arg(path);
+    }
+    let output = command.stdin(Stdio::null()).output().expect("openssl runs (apt-get install openssl)");
+    assert!(output.status.success(), "openssl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// `openssl s_client` between the test and the pooler.
+pub(crate) struct Tunnel {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Tunnel {
+    /// Connects to this port, after an SSLRequest if the arguments have `-starttls postgres`; what is sent and received
+    /// through the wire is the inside of the TLS connection.
+    pub(crate) fn open(port: u16, arguments: &[&str]) -> (Tunnel, Wire) {
+        static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(1);
+        let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let log = warden().dir().join(format!("s_client-{number}.log"));
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut command = Command::new("openssl");
+        command.args(["s_client", "-quiet", "-connect", &format!("127.0.0.1:{port}")]).args(arguments);
+        command.stdin(OwnedFd::from(theirs.try_clone().unwrap())).stdout(OwnedFd::from(theirs));
+        let child = command.stderr(fs::File::create(&log).unwrap()).spawn().expect("openssl runs");
+        warden().add(child.id());
+        (Tunnel { child, log }, Wire::over(ours.into()).unwrap())
+    }
+
+    /// What OpenSSL has to say of it.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        warden().forget(self.child.id());
+    }
+}
