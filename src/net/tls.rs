@@ -6,6 +6,7 @@
 //! - [`request`](mod@request) asking a server for it
 //! - `session` one conversation without its socket
 //! - [`stream`] a socket with TLS on it
+//! - [`fuzz`] what the fuzzer calls
 //!
 //! Here are the two configurations in force, made of settings and files. They are made whole before they are put in
 //! force, and what cannot be made leaves the old ones there; connections keep what they began with. Manual: "SSL
@@ -14,6 +15,7 @@
 //! Why rustls: memory-safe, and used by half the Rust world. With *ring*, which needs a C compiler only.
 
 mod certificate;
+pub mod fuzz;
 mod offer;
 pub mod request;
 mod session;

@@ -36,6 +36,10 @@ use super::session::{Buffers, Progress, Session, Side, Words};
 use super::{Acceptor, Connector};
 use crate::net::buffers::{Inbox, Outbox};
 
+/// The most that may have come of a message of TLS itself without its end. rustls takes such messages of 64 KB; who
+/// cuts one into records of a byte each would have us hold a multiple of that.
+const UNFINISHED_MAX: usize = 128 * 1024;
+
 /// The most that is sealed at once.
 const BATCH_BYTES: usize = 64 * 1024;
 
@@ -160,6 +164,9 @@ impl Wire {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let Some(socket) = &mut self.socket else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
         let incoming = &mut self.state.incoming;
+        if incoming.fresh().len() > UNFINISHED_MAX {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "a TLS message in too many pieces")));
+        }
         let mut room = ReadBuf::new(incoming.room());
         let polled = Pin::new(socket).poll_read(cx, &mut room);
         let len = room.filled().len();

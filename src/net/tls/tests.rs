@@ -130,6 +130,74 @@ proptest! {
     }
 }
 
+/// A ClientHello or a server's first flight, as a beginning to be spoilt.
+fn first_flight(accepting: bool) -> Vec<u8> {
+    let (client, server) = sessions();
+    let (mut client, mut server) = (End::new(client), End::new(server));
+    let (_, hello) = client.take(0);
+    if accepting {
+        return hello;
+    }
+    server.coming = hello;
+    server.take(usize::MAX).1
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn a_spoilt_flight_opens_nothing(
+        accepting: bool,
+        pieces in prop::collection::vec(1u8..60, 1..40),
+        spoilt in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+    ) {
+        let mut flight = first_flight(accepting);
+        for (at, byte) in spoilt {
+            let at = at.index(flight.len());
+            flight[at] = byte;
+        }
+        let mut bytes = vec![u8::from(!accepting)];
+        let mut rest = &flight[..];
+        for piece in pieces.iter().cycle() {
+            let len = (usize::from(*piece) * 8).min(rest.len());
+            bytes.push(*piece);
+            bytes.extend(&rest[..len]);
+            rest = &rest[len..];
+            if rest.is_empty() {
+                break;
+            }
+        }
+        let read = |name: &str| std::fs::read(path(name)).unwrap();
+        let (key, certificate) = (read("named.key"), read("named.crt"));
+        fuzz::conversation(fuzz::Shown { key: &key, certificate: &certificate }, &bytes);
+    }
+
+    #[test]
+    fn spoilt_files_are_refused_or_read(
+        name in prop::sample::select(vec!["named.crt", "plain.crt", "own.crt", "named.key"]),
+        der: bool,
+        spoilt in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+    ) {
+        let mut bytes = match der && name != "named.key" {
+            true => super::tests::der(name).to_vec(),
+            false => std::fs::read(path(name)).unwrap(),
+        };
+        for (at, byte) in spoilt {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        fuzz::files(&bytes);
+    }
+
+    #[test]
+    fn any_words_offer_what_is_spoken_here_or_are_refused_by_name(
+        text in "(all|secure|tlsv1.[0-3]|[!,: a-z]){0,4}\n([A-Z]{3,6}|ECDHE|AESGCM|ALL|[+!:-]|DEFAULT){0,9}\n\
+                 (TLS_AES_128_GCM_SHA256|TLS_AES_128_CCM_SHA256|:|x){0,4}\n(X25519|P-256|:|auto|x){0,3}\n.{0,6}",
+    ) {
+        fuzz::settings(&text);
+    }
+}
+
 #[test]
 fn half_a_message_of_the_handshake_is_no_obstacle() {
     // rustls remembers where it began; a step without the bytes would be the end of the program.
