@@ -47,8 +47,10 @@ pub enum Farewell {
     Startup(StartupError),
     /// It sent bytes after SSLRequest or GSSENCRequest without waiting for the answer.
     EagerAfter(&'static str),
-    /// It began TLS without asking where none is spoken, or not with its first byte.
+    /// It began TLS without asking where none is spoken.
     DirectTls,
+    /// It began TLS without asking, but not with its first byte.
+    LateTls,
     /// It began TLS without asking and did not say that it means PostgreSQL's protocol.
     NoAlpn,
     /// It asked for TLS where it has it.
@@ -149,6 +151,9 @@ impl Farewell {
                 "received direct SSL connection request without ALPN protocol negotiation extension",
                 sqlstate::PROTOCOL_VIOLATION,
             ),
+            Farewell::LateTls => {
+                ("received direct SSL connection request behind another", sqlstate::PROTOCOL_VIOLATION)
+            }
             Farewell::TlsInsideTls => ("SSL req inside SSL", sqlstate::PROTOCOL_VIOLATION),
             Farewell::Handshake(error) => {
                 return (Cow::Owned(format!("TLS handshake error: {error}")), sqlstate::PROTOCOL_VIOLATION);
@@ -249,7 +254,9 @@ impl Farewell {
 
     /// The ErrorResponse, if there is somebody to tell who would understand.
     pub fn message(&self, codes: Codes) -> Option<Vec<u8>> {
-        if self.is_quiet() || matches!(self, Farewell::Handshake(_) | Farewell::TlsInsideTls | Farewell::NoAlpn) {
+        let expects_tls =
+            matches!(self, Farewell::Handshake(_) | Farewell::TlsInsideTls | Farewell::NoAlpn | Farewell::LateTls);
+        if self.is_quiet() || expects_tls {
             return None;
         }
         let mut out = Vec::with_capacity(128);

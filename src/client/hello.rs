@@ -49,6 +49,7 @@ pub(super) async fn hello(stream: &mut Stream, inbox: &mut Inbox, tls: &InForce)
                 }
                 continue;
             }
+            First::DirectTls if offers_tls(stream, tls) => return Err(Farewell::LateTls),
             First::DirectTls => return Err(Farewell::DirectTls),
             First::Ssl if stream.tls().is_some() => return Err(Farewell::TlsInsideTls),
             First::Ssl => "SSL",
