@@ -20,10 +20,11 @@ use crate::net::stream::Stream;
 use crate::net::world;
 use crate::pool::Admission;
 use crate::protocol::handover::{self, Row};
-use crate::stats::lines::Tag;
+use crate::stats::lines::{self, Tag};
 use crate::stats::roster::{EnteredClient, Order};
-use crate::wire::backend;
-use crate::wire::framing::Header;
+use crate::wire::error::ErrorFields;
+use crate::wire::framing::{HEADER_LEN, Header, MESSAGE_LEN_MAX};
+use crate::wire::{Backend, backend};
 
 /// One console client.
 pub(super) struct ConsoleClient {
@@ -83,18 +84,40 @@ impl ConsoleClient {
         backend::backend_key_data(&mut out, self.cancel.key().pid(), self.cancel.key().secret());
         backend::ready_for_query(&mut out, b'I');
         loop {
-            // What a command had to say in the log is there when its answer comes.
-            self.shared.console.process.log_written().await;
-            if self.stream.send_all(&out).await.is_err() {
+            if self.send(&mut out).await.is_err() {
                 return super::log_farewell(&self.shared, self.entered.card(), &Farewell::ClientGone).await;
             }
-            out.clear();
             if let Err(farewell) = self.answer(&mut out).await {
+                self.log_errors(&out);
                 super::log_farewell(&self.shared, self.entered.card(), &farewell).await;
                 let mut last = out;
                 last.extend_from_slice(&farewell.message(Codes::Pgbouncer).unwrap_or_default());
                 return self.stream.send_parting(&last);
             }
+        }
+    }
+
+    /// Sends whole messages. What a command had to say in the log is there when its answer comes.
+    async fn send(&mut self, out: &mut Vec<u8>) -> io::Result<()> {
+        self.log_errors(out);
+        self.shared.console.process.log_written().await;
+        self.stream.send_all(out).await?;
+        out.clear();
+        Ok(())
+    }
+
+    /// The log says who met with these errors, as for other clients; what they are it says without that.
+    fn log_errors(&self, mut messages: &[u8]) {
+        if !self.shared.registry.config().settings.log_pooler_errors {
+            return;
+        }
+        while let Ok(Some(header)) = Header::parse(messages, MESSAGE_LEN_MAX) {
+            let (message, rest) = messages.split_at(header.len.min(messages.len()));
+            if header.tag == Backend::ErrorResponse as u8 {
+                let fields = ErrorFields::parse(&message[HEADER_LEN..]);
+                tracing::warn!(conn = ?Tag::client(self.entered.card()), "{}", lines::pooler_error(&fields.message));
+            }
+            messages = rest;
         }
     }
 
@@ -120,14 +143,12 @@ impl ConsoleClient {
             self.inbox.skip(header.len);
             taken += 1;
             if let Some(columns) = self.console.wants_rows() {
-                self.stream.send_all(out).await.map_err(|_| Farewell::ClientGone)?;
-                out.clear();
+                self.send(out).await.map_err(|_| Farewell::ClientGone)?;
                 self.send_rows(columns, out).await?;
             }
             if let Some(wait) = wait {
                 // What was answered before it must not wait with it.
-                self.stream.send_all(out).await.map_err(|_| Farewell::ClientGone)?;
-                out.clear();
+                self.send(out).await.map_err(|_| Farewell::ClientGone)?;
                 self.wait(wait, out).await?;
             }
         }
