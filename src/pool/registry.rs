@@ -381,6 +381,8 @@ impl Registry {
     }
 
     /// Drops pools that were empty for `pool_idle_timeout`, and automatic databases unused for `autodb_idle_timeout`.
+    /// One in which no server has ever let anybody in may be a name that a stranger made up: it goes after
+    /// `server_login_retry`.
     fn sweep(&self, now: Moment) {
         let directory = self.read();
         let config = directory.config.clone();
@@ -416,7 +418,12 @@ impl Registry {
                 return true;
             }
             let since = *entry.inactive_since.get_or_insert(now);
-            if databases_after.is_zero() || entry.paused || entry.disabled || now.since(since) <= databases_after {
+            let after = match entry.all().any(|pool| pool.welcome().is_some()) {
+                true if databases_after.is_zero() => return true,
+                true => databases_after,
+                false => config.settings.server_login_retry,
+            };
+            if entry.paused || entry.disabled || now.since(since) <= after {
                 return true;
             }
             gone.push((name.clone(), entry.take_all()));
