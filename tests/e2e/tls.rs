@@ -8,15 +8,15 @@ use crate::support::tls::{Authority, Kind, Pair, Tunnel, for_pooler, for_us, sel
 use crate::support::tools::{Outcome, psql, python};
 use crate::support::{self, Client, Login, Postgres, Proxy, Script, Setup, Wire, eventually};
 
-const STARTTLS: [&str; 2] = ["-starttls", "postgres"];
-const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
+pub(crate) const STARTTLS: [&str; 2] = ["-starttls", "postgres"];
+pub(crate) const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
 fn shows(setup: Setup, pair: &Pair) -> Setup {
     setup.set("client_tls_key_file", pair.key.display()).set("client_tls_cert_file", pair.certificate.display())
 }
 
 /// A pooler with TLS towards its clients.
-fn encrypting(sslmode: &str) -> Setup {
+pub(crate) fn encrypting(sslmode: &str) -> Setup {
     let authority = Authority::shared();
     shows(Setup::new(), &authority.server)
         .set("client_tls_ca_file", authority.certificate.display())
@@ -24,7 +24,7 @@ fn encrypting(sslmode: &str) -> Setup {
 }
 
 /// A pooler with TLS towards its server, whose role is known there.
-fn to_encrypted(sslmode: &str) -> Setup {
+pub(crate) fn to_encrypted(sslmode: &str) -> Setup {
     let server = Postgres::encrypted();
     let setup = Setup::new();
     server.admin().ok(&format!("CREATE ROLE {} LOGIN", setup.role()));
@@ -43,7 +43,7 @@ fn asks(proxy: &Proxy, more: &str) -> Outcome {
 
 /// A client whose bytes go through OpenSSL.
 #[track_caller]
-fn tunnelled(proxy: &Proxy, arguments: &[&str]) -> (Tunnel, Client) {
+pub(crate) fn tunnelled(proxy: &Proxy, arguments: &[&str]) -> (Tunnel, Client) {
     let (tunnel, wire) = Tunnel::open(proxy.port, arguments);
     match proxy.login().over(wire) {
         Ok(client) => (tunnel, client),

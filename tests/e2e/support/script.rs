@@ -116,6 +116,13 @@ impl Wire {
         std::iter::from_fn(|| self.next()).collect()
     }
 
+    /// All bytes until the other side hangs up, whether they are messages or not.
+    #[track_caller]
+    pub(crate) fn rest(&mut self) -> Vec<u8> {
+        while self.fill(self.inbox.len() + 1) {}
+        std::mem::take(&mut self.inbox)
+    }
+
     /// Whether something (a message, or the end) arrives within this time.
     pub(crate) fn stirs_within(&mut self, time: Duration) -> bool {
         if !self.inbox.is_empty() {
@@ -165,6 +172,20 @@ impl Wire {
     /// The bare socket.
     pub(crate) fn socket(&self) -> &Socket {
         &self.socket
+    }
+
+    /// Gives the socket away. Nothing that has come may be left here.
+    pub(crate) fn into_socket(self) -> Socket {
+        assert!(self.inbox.is_empty(), "{:?}", self.inbox);
+        self.socket
+    }
+
+    /// A packet without a type, from a client: what comes behind its length.
+    #[track_caller]
+    pub(crate) fn packet(&mut self) -> Vec<u8> {
+        let mut length = [0; 4];
+        length.fill_with(|| self.byte());
+        (4..u32::from_be_bytes(length)).map(|_| self.byte()).collect()
     }
 
     fn fill(&mut self, wanted: usize) -> bool {

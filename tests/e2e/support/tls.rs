@@ -1,12 +1,22 @@
-//! Certificates made by OpenSSL for the run, and OpenSSL's own client as the other end of a connection.
+//! Certificates made by OpenSSL for the run, and OpenSSL's own client as the other end of a connection; for a server
+//! that is the test's own, rustls.
 
 use std::fs;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+
+use super::PATIENCE;
 use super::script::Wire;
 use super::warden::{account, warden};
 
@@ -130,6 +140,77 @@ fn openssl(arguments: &[&str], paths: &[(&str, &Path)]) {
     }
     let output = command.stdin(Stdio::null()).output().expect("openssl runs (apt-get install openssl)");
     assert!(output.status.success(), "openssl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// What somebody begins TLS with.
+pub(crate) fn client_hello() -> Vec<u8> {
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
+    let mut client = ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    hello
+}
+
+/// Answers a TLS handshake, which is to come next, with this certificate; the inside of the connection.
+pub(crate) fn serve(outer: Wire, shown: &Pair) -> Wire {
+    let certificate = CertificateDer::from_pem_file(&shown.certificate).unwrap();
+    let key = PrivateKeyDer::from_pem_file(&shown.key).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    let tls = ServerConnection::new(Arc::new(config)).unwrap();
+    let outer = TcpStream::from(outer.into_socket());
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    // Its end, whatever the reason, is the end of both connections.
+    std::thread::spawn(move || carry(tls, outer, theirs));
+    Wire::over(ours.into()).unwrap()
+}
+
+/// Carries what is said inside the connection and outside of it.
+fn carry(mut tls: ServerConnection, mut outer: TcpStream, mut inner: UnixStream) -> io::Result<()> {
+    outer.set_read_timeout(Some(PATIENCE))?;
+    tls.complete_io(&mut outer)?;
+    let mut chunk = [0; 16 * 1024];
+    loop {
+        loop {
+            match tls.reader().read(&mut chunk) {
+                Ok(0) => return Ok(()),
+                Ok(got) => inner.write_all(&chunk[..got])?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        while tls.wants_write() {
+            tls.write_tls(&mut outer)?;
+        }
+        let mut ends = [PollFd::new(&outer, PollFlags::IN), PollFd::new(&inner, PollFlags::IN)];
+        poll(&mut ends, None)?;
+        let [from_outer, from_inner] = ends.map(|end| !end.revents().is_empty());
+        if from_outer {
+            if tls.read_tls(&mut outer)? == 0 {
+                return Ok(());
+            }
+            tls.process_new_packets().map_err(io::Error::other)?;
+        }
+        if from_inner {
+            let got = inner.read(&mut chunk)?;
+            if got == 0 {
+                tls.send_close_notify();
+                while tls.wants_write() {
+                    tls.write_tls(&mut outer)?;
+                }
+                return Ok(());
+            }
+            tls.writer().write_all(&chunk[..got])?;
+        }
+    }
 }
 
 /// `openssl s_client` between the test and the pooler.
