@@ -195,11 +195,12 @@ async fn serve(
         std::future::pending::<()>().await;
     };
     tokio::select! {
-        () = shutdown::ended(control.clone(), shared) => {}
+        () = shutdown::ended(control.clone(), shared.clone()) => {}
         () = close_tcp => {}
     }
-    if !control.handed_over() {
-        let _ = open_unix.send(false);
+    match control.handed_over() {
+        true => shared.registry.dismiss_left_behind().await,
+        false => drop(open_unix.send(false)),
     }
     Ok(())
 }

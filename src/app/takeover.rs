@@ -7,7 +7,7 @@
 //!      │ SHOW HANDOVER, or SHOW FDS of PgBouncer ────────► │
 //!      │ ◄───────────────────── rows, each with its socket │
 //!      │ everything that can fail on our side is done      │
-//!      │ SHUTDOWN ───────────────────────────────────────► │ ends without a word to anybody
+//!      │ SHUTDOWN ───────────────────────────────────────► │ tells those it could not hand over, ends
 //!      │ ◄───────────────────────────── end of the stream  ✕
 //!      ▼ adopts, listens
 //! ```

@@ -175,7 +175,7 @@ impl ConsoleClient {
         let mut sent = Sent { stream: &mut self.stream, columns };
         gather(&shared, depth, Sockets::Go, &mut sent).await.map_err(|_| Farewell::ClientGone)?;
         self.console.tail(out);
-        shared.registry.suspension().note_handed_over();
+        shared.registry.suspension().note_handed_over(self.entered.card().id);
         Ok(())
     }
 

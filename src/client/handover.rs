@@ -77,11 +77,11 @@ impl Client {
             row.state = Some(state.to_text());
             let socket = server.second_socket().ok().flatten();
             let statements = server.statements.iter().cloned().collect();
-            Exhibit { row: self.pool.with_keys(row), socket, statements }
+            Exhibit { id: server.card().id, row: self.pool.with_keys(row), socket, statements }
         });
         let socket = self.stream.descriptor().and_then(|socket| socket.try_clone_to_owned().ok());
         let statements = self.statements.iter().map(|(_, statement)| statement.clone()).collect();
-        let client = Exhibit { row: self.pool.with_keys(client), socket, statements };
+        let client = Exhibit { id: self.card().id, row: self.pool.with_keys(client), socket, statements };
         Exhibits { client, server: shown_server }
     }
 

@@ -47,7 +47,7 @@ pub(super) async fn gather(
     sockets: Sockets,
     sink: &mut impl Sink,
 ) -> std::io::Result<()> {
-    let mut gathering = Gathering { depth, sockets, known: HashSet::new(), sink };
+    let mut gathering = Gathering { shared, depth, sockets, known: HashSet::new(), sink };
     for listener in shared.listeners.all() {
         let (row, socket) = listener_row(&listener.socket);
         gathering.sink.put(row, socket).await?;
@@ -84,6 +84,7 @@ pub(super) enum Sockets {
 }
 
 struct Gathering<'a, S> {
+    shared: &'a Shared,
     depth: Depth,
     sockets: Sockets,
     /// Statements that have had their row.
@@ -107,13 +108,16 @@ impl<S: Sink> Gathering<'_, S> {
     }
 
     async fn put_connection(&mut self, exhibit: Exhibit) -> std::io::Result<()> {
-        let Exhibit { mut row, socket, statements } = exhibit;
+        let Exhibit { id, mut row, socket, statements } = exhibit;
         match self.depth {
             Depth::Fds => row.state = None,
             Depth::Handover => self.put_statements(statements).await?,
         }
-        if self.sockets == Sockets::Go && socket.is_none() {
-            return Ok(());
+        if self.sockets == Sockets::Go {
+            if socket.is_none() {
+                return Ok(());
+            }
+            self.shared.registry.suspension().note_taken(id);
         }
         self.sink.put(row, socket).await
     }

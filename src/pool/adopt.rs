@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::idle::Held;
+use super::orders::Reason;
 use super::scheduler::Returned;
 use super::suspension::Exhibit;
 use super::{Kept, Lease, Pool, Waiter, lock};
@@ -86,9 +87,17 @@ impl Pool {
             row.state = Some(state.to_text());
             let socket = resting.server.server.second_socket().ok()?;
             let statements = resting.server.server.statements.iter().cloned().collect();
-            Some((Exhibit { row: self.with_keys(row), socket, statements }, checked))
+            let id = resting.server.server.card().id;
+            Some((Exhibit { id, row: self.with_keys(row), socket, statements }, checked))
         };
         idle.chain(used).filter_map(exhibit).collect()
+    }
+
+    /// Closes the servers at rest that a successor did not get.
+    pub(super) fn close_left_behind(self: &Arc<Pool>, now: Moment) {
+        let suspension = &self.surroundings.suspension;
+        self.lock().close_such(Reason::Shutdown, |kept| !suspension.is_taken(kept.server.card().id));
+        self.carry_out(now);
     }
 
     /// A row of this pool's with the keys that its servers are logged in to with.

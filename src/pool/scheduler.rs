@@ -309,12 +309,7 @@ impl<S: Held, W: Clone> Scheduler<S, W> {
 
     /// Some servers were marked to be closed: those at rest go now, all others as they come home.
     pub fn close_marked(&mut self, now: Moment) {
-        let orders = &mut self.orders;
-        let mut close = |server: S| orders.push_back(Order::Close { server, reason: Reason::ConfigurationChanged });
-        self.shelf.sweep(|resting| resting.server.close_needed().then_some(()), |resting, ()| close(resting.server));
-        for resting in self.used.extract_if(.., |resting| resting.server.close_needed()) {
-            close(resting.server);
-        }
+        self.close_such(Reason::ConfigurationChanged, Held::close_needed);
         self.plan(now);
     }
 
@@ -518,6 +513,16 @@ impl<S: Held, W: Clone> Scheduler<S, W> {
         }
         for resting in self.used.drain(..) {
             self.orders.push_back(Order::Close { server: resting.server, reason });
+        }
+    }
+
+    /// Closes the servers at rest for which `goes` says so.
+    pub(super) fn close_such(&mut self, reason: Reason, goes: impl Fn(&S) -> bool) {
+        let orders = &mut self.orders;
+        let mut close = |server: S| orders.push_back(Order::Close { server, reason });
+        self.shelf.sweep(|resting| goes(&resting.server).then_some(()), |resting, ()| close(resting.server));
+        for resting in self.used.extract_if(.., |resting| goes(&resting.server)) {
+            close(resting.server);
         }
     }
 

@@ -12,7 +12,7 @@
 //! touches no socket. What a task has can be asked for at any time ([`Suspension::ask`]): SHOW FDS and a takeover.
 //! PgBouncer: `per_loop_suspend`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -39,6 +39,8 @@ pub enum Phase {
 /// over, as with TLS, whose state no descriptor carries.
 #[derive(Debug)]
 pub struct Exhibit {
+    /// Its number in the roster.
+    pub id: u64,
     /// What SHOW FDS says of it.
     pub row: Row,
     /// The same socket under another number.
@@ -64,6 +66,8 @@ pub struct Suspension {
     asked: Mutex<HashMap<u64, oneshot::Sender<Exhibits>>>,
     /// Has a successor got everything, since the suspension began?
     handed_over: AtomicBool,
+    /// The connections that it got.
+    taken: Mutex<HashSet<u64>>,
 }
 
 impl Default for Suspension {
@@ -72,6 +76,7 @@ impl Default for Suspension {
             phase: watch::Sender::new(Phase::Running),
             asked: Mutex::default(),
             handed_over: AtomicBool::new(false),
+            taken: Mutex::default(),
         }
     }
 }
@@ -92,19 +97,36 @@ impl Suspension {
         self.phase.subscribe()
     }
 
-    /// A successor has got every socket, while everybody kept still.
-    pub fn note_handed_over(&self) {
+    /// A successor has got every socket that can be handed over, while everybody kept still. It is at the other end of
+    /// this connection.
+    pub fn note_handed_over(&self, successor: u64) {
+        self.note_taken(successor);
         self.handed_over.store(self.phase() == Phase::Frozen, Relaxed);
     }
 
-    /// Are all connections a successor's by now? Then this process must end without a word to any of them.
+    /// Has a successor all that can be handed over? Then this process must end without a word to any of these.
     pub fn handed_over(&self) -> bool {
         self.phase() == Phase::Frozen && self.handed_over.load(Relaxed)
+    }
+
+    /// A successor has got this connection's socket.
+    pub fn note_taken(&self, id: u64) {
+        self.taken().insert(id);
+    }
+
+    /// Has a successor this connection's socket?
+    pub(super) fn is_taken(&self, id: u64) -> bool {
+        self.taken().contains(&id)
+    }
+
+    fn taken(&self) -> std::sync::MutexGuard<'_, HashSet<u64>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins one; false where there is one.
     pub(super) fn begin(&self) -> bool {
         self.handed_over.store(false, Relaxed);
+        self.taken().clear();
         self.step(Phase::Running, Phase::Draining)
     }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::support::{self, Client, Login, Postgres, Proxy, Script, Setup, eventually};
+use crate::tls::{STARTTLS, encrypting, to_encrypted, tunnelled};
 
 /// How long a client that must not be answered is listened to.
 const SILENCE: Duration = Duration::from_millis(300);
@@ -393,6 +394,60 @@ fn pgbouncer_is_replaced_without_losing_a_client() {
     eventually("servers of unknown state are closed", || {
         (!Postgres::shared().pids(&proxy.role).contains(&backend)).then_some(())
     });
+}
+
+#[test]
+fn who_cannot_be_handed_over_is_told_and_may_come_again() {
+    if support::beyond_pgbouncer() {
+        // It says nothing to those that it leaves behind.
+        return;
+    }
+    let setup = encrypting("allow").set("unix_socket_dir", "@DIR@").set("pidfile", "@DIR@/pooler.pid");
+    let proxy = setup.start();
+    let mut plain = proxy.client();
+    plain.ok("BEGIN");
+    let backend = plain.pid();
+    let ((_idle_tunnel, mut idle), (_busy_tunnel, mut busy)) =
+        (tunnelled(&proxy, &STARTTLS), tunnelled(&proxy, &STARTTLS));
+    let mut console = proxy.console();
+    assert_eq!(idle.value("SELECT 1"), "1");
+    busy.ok("BEGIN");
+
+    proxy.reboot();
+
+    for client in [&mut idle, &mut busy] {
+        let told = client.last_words();
+        assert_eq!((told[&'C'].as_str(), told[&'M'].as_str()), ("57P01", "server shutting down"));
+    }
+    assert_eq!(console.farewell(), "server shutting down");
+    assert_eq!(plain.pid(), backend);
+    plain.ok("COMMIT");
+    let (_tunnel, mut again) = tunnelled(&proxy, &STARTTLS);
+    assert_eq!(again.value("SELECT 1"), "1");
+}
+
+#[test]
+fn a_server_under_tls_is_closed_by_the_rules() {
+    if support::beyond_pgbouncer() {
+        return;
+    }
+    let setup = to_encrypted("require").set("unix_socket_dir", "@DIR@").set("pidfile", "@DIR@/pooler.pid");
+    let proxy = setup.start();
+    let (mut busy, mut idle) = (proxy.client(), proxy.client());
+    busy.ok("BEGIN");
+    let backends = [busy.pid(), idle.pid()];
+
+    proxy.reboot();
+
+    assert_eq!(busy.farewell(), "server shutting down", "its server could not come along");
+    assert!(!backends.contains(&idle.pid()), "a client at rest gets another");
+    eventually("the servers are gone", || {
+        let there = Postgres::encrypted().pids(&proxy.role);
+        (!backends.iter().any(|backend| there.contains(backend))).then_some(())
+    });
+    let log = std::fs::read_to_string(support::warden::warden().dir().join("encrypted.log")).unwrap();
+    let torn = log.lines().find(|line| line.contains(&format!("[{}]", backends[0])) && line.contains("unexpected EOF"));
+    assert_eq!(torn, None, "PostgreSQL was told that the connection ends");
 }
 
 /// Connects, asks, leaves.

@@ -8,7 +8,10 @@ use crate::net::world;
 use crate::pool::ControlError;
 use crate::pool::suspension::{Phase, drained, still};
 use crate::stats::moment::Moment;
-use crate::stats::roster::Order;
+use crate::stats::roster::{ClientCard, Order};
+
+/// How long those whom a successor could not get have to hear that the process ends.
+const FAREWELL_PATIENCE: Duration = Duration::from_millis(500);
 
 /// How often a suspension looks whether its next step is due: PgBouncer does so with each turn of its loop.
 const LOOK_PERIOD: Duration = Duration::from_millis(5);
@@ -43,6 +46,20 @@ impl Registry {
     pub fn end_suspension(&self) {
         if self.suspension().end() {
             self.suspension().call(&self.surroundings.roster);
+        }
+    }
+
+    /// A successor has what can be handed over. All others (under TLS, for replication, in the console) are told that
+    /// the process ends, and their servers are closed. Ends when they are gone, or have had time enough.
+    pub async fn dismiss_left_behind(&self) {
+        let since = world::now();
+        let left_behind = |card: &ClientCard| !self.suspension().is_taken(card.id);
+        self.pools().iter().for_each(|pool| pool.close_left_behind(since));
+        for card in self.surroundings.roster.clients().into_iter().filter(|card| left_behind(card)) {
+            card.give_order(Order::Shutdown);
+        }
+        while self.surroundings.roster.count_clients(left_behind) > 0 && world::now().since(since) < FAREWELL_PATIENCE {
+            tokio::time::sleep(LOOK_PERIOD).await;
         }
     }
 
@@ -92,7 +109,7 @@ impl Registry {
             })
     }
 
-    fn dismiss(&self, whom: impl Fn(&crate::stats::roster::ClientCard) -> bool) {
+    fn dismiss(&self, whom: impl Fn(&ClientCard) -> bool) {
         for card in self.surroundings.roster.clients() {
             if whom(&card) {
                 card.give_order(Order::SuspendTimeout);
