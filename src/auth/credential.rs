@@ -40,7 +40,9 @@ impl fmt::Debug for Proof {
     }
 }
 
-/// What a pool can prove to its servers. Compare two to see whether a pool's servers logged in with something old.
+/// What a pool can prove to its servers. Compare two to see whether a pool's servers logged in with something old. Keys
+/// and stored secrets take the same time wherever they differ; passwords and md5 hashes do not, and need not: what is
+/// compared here has been verified, or was never a stranger's.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Credential {
     /// Nothing: only a server that asks for nothing lets us in.
@@ -70,7 +72,8 @@ impl Credential {
         }
     }
 
-    /// As texts, for a successor: what kind it is, then its parts.
+    /// As texts, for a successor: what kind it is, then its parts. They are not wiped: the process that hands itself
+    /// over ends next, and its memory with it.
     pub fn to_parts(&self) -> Vec<String> {
         match self {
             Credential::None => vec!["none".to_owned()],

@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 /// A cheap handle on the process's derived keys; clones share them.
@@ -204,7 +205,7 @@ impl fmt::Debug for Derivation {
 
 /// The two keys a password, a salt and a number of rounds make (RFC 5802, section 3), and the hash that is stored.
 /// Overwritten when dropped.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct DerivedKeys {
     client_key: Zeroizing<[u8; 32]>,
     stored_key: [u8; 32],
@@ -246,6 +247,15 @@ impl DerivedKeys {
         &self.server_key
     }
 }
+
+/// Takes the same time wherever two differ.
+impl PartialEq for DerivedKeys {
+    fn eq(&self, other: &DerivedKeys) -> bool {
+        (self.client_key.ct_eq(&*other.client_key) & self.server_key.ct_eq(&*other.server_key)).into()
+    }
+}
+
+impl Eq for DerivedKeys {}
 
 impl fmt::Debug for DerivedKeys {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -8,6 +8,7 @@ use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, Zeroizing};
 
 /// A stored secret.
@@ -51,7 +52,7 @@ fn is_md5(text: &str) -> bool {
 
 /// What PostgreSQL keeps of a password for SCRAM-SHA-256: enough to check a login, not enough to log in. Overwritten
 /// when dropped.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct ScramSecret {
     /// Rounds of PBKDF2, `1..=i32::MAX` (PostgreSQL's own range).
     pub iterations: u32,
@@ -91,6 +92,17 @@ impl ScramSecret {
         )
     }
 }
+
+/// Takes the same time wherever two secrets with a salt of one length differ.
+impl PartialEq for ScramSecret {
+    fn eq(&self, other: &ScramSecret) -> bool {
+        let keys = self.stored_key.ct_eq(&other.stored_key) & self.server_key.ct_eq(&other.server_key);
+        // The client is told these two.
+        self.iterations == other.iterations && self.salt == other.salt && keys.into()
+    }
+}
+
+impl Eq for ScramSecret {}
 
 impl fmt::Debug for ScramSecret {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
