@@ -31,7 +31,7 @@ use crate::cancel::table::Entry;
 use crate::config::{AuthType, Config, Database};
 use crate::net::buffers::Inbox;
 use crate::net::stream::Stream;
-use crate::net::tls::TlsStream;
+use crate::net::tls::{PeerNames, TlsStream};
 use crate::net::{workers, world};
 use crate::pool::{Admission, Ask, Denied, Lease, NoPool, Pool, Start, Ticket, Waiter};
 use crate::protocol::parameters::{ParameterSet, classify_startup};
@@ -291,7 +291,8 @@ impl Arrival {
                 self.applicant(message, None, false).ldap(&"auth_ldap_options", options.reveal()).map(Some)
             }
             AuthType::Hba => {
-                let applicant = self.applicant(message, None, false);
+                let certified = self.stream.tls().and_then(TlsStream::peer_names);
+                let applicant = self.applicant(message, certified.as_ref(), false);
                 Box::pin(applicant.outside(&self.config.hba, self.shared.registry.dns())).await
             }
             _ => Ok(None),
@@ -301,7 +302,7 @@ impl Arrival {
     fn applicant<'a>(
         &'a self,
         message: &'a StartupMessage,
-        certified: Option<&'a [String]>,
+        certified: Option<&'a PeerNames>,
         known: bool,
     ) -> Applicant<'a> {
         Applicant {
@@ -323,7 +324,7 @@ impl Arrival {
         outside: Option<Outside>,
     ) -> Result<Proof, Farewell> {
         let certified = self.stream.tls().and_then(TlsStream::peer_names);
-        let applicant = self.applicant(message, certified.as_deref(), secret.is_some());
+        let applicant = self.applicant(message, certified.as_ref(), secret.is_some());
         let method = match (self.config.settings.auth_type, &outside) {
             (_, Some(outside)) => outside.method(),
             (AuthType::Cert, None) => {

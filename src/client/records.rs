@@ -10,11 +10,12 @@ use nix::unistd::User;
 
 use super::farewell::Farewell;
 use crate::auth::{Checker, Method};
-use crate::config::hba::{Hba, HbaMethod, Record, Search, Surroundings, Whence};
+use crate::config::hba::{ClientCert, Hba, HbaMethod, Record, Search, Surroundings, Whence};
 use crate::config::ident::IdentMap;
 use crate::config::ldap::LdapOptions;
 use crate::net::dns::Dns;
 use crate::net::interfaces::own_nets;
+use crate::net::tls::PeerNames;
 use crate::stats::lines::Tag;
 use crate::stats::roster::{ClientCard, Endpoint};
 
@@ -47,8 +48,8 @@ pub(super) struct Applicant<'a> {
     pub(super) card: &'a ClientCard,
     /// Is the connection encrypted?
     pub(super) tls: bool,
-    /// The names of its certificate, common name first; `None` without one.
-    pub(super) certified: Option<&'a [String]>,
+    /// The names of its certificate; `None` without one.
+    pub(super) certified: Option<&'a PeerNames>,
     /// Does it ask for physical replication?
     pub(super) physical_replication: bool,
     pub(super) database: &'a str,
@@ -64,6 +65,7 @@ impl Applicant<'_> {
             return Err(Farewell::Unproven("no authentication method is found"));
         };
         tracing::debug!(conn = ?Tag::client(self.card), "{}: this record of auth_hba_file fits", record.place);
+        self.has_certificate(record)?;
         Ok(match record.method {
             HbaMethod::Trust => Asked::Dialogue(Method::Trust),
             HbaMethod::Password => Asked::Dialogue(Method::Plain),
@@ -89,8 +91,11 @@ impl Applicant<'_> {
         if !hba.asks_others() {
             return Ok(None);
         }
-        match self.record(hba, dns).await.map(|record| (&record.place, &record.method)) {
-            Some((place, HbaMethod::Ldap(options))) => self.ldap(place, options.reveal()).map(Some),
+        match self.record(hba, dns).await {
+            Some(record @ Record { method: HbaMethod::Ldap(options), .. }) => {
+                self.has_certificate(record)?;
+                self.ldap(&record.place, options.reveal()).map(Some)
+            }
             _ => Ok(None),
         }
     }
@@ -112,24 +117,24 @@ impl Applicant<'_> {
             user: self.user,
         };
         let own = if hba.needs_own_addresses() { own_nets() } else { Vec::new() };
-        let mut around = Surroundings { own, names: Vec::new() };
+        let mut around = Surroundings { own, client_names: None };
         loop {
-            match hba.search(&whence, &around) {
-                Search::Found(record) => return Some(record),
-                Search::Nothing => return None,
-                Search::NeedsName(name) => {
-                    let addresses = match dns.lookup(name).await {
-                        Ok(answer) => answer.addresses,
-                        Err(why) => {
-                            let tag = Tag::client(self.card);
-                            tracing::warn!(conn = ?tag, "auth_hba_file: no address for {name}: {why}");
-                            Vec::new()
-                        }
-                    };
-                    around.names.push((name.to_owned(), addresses));
+            match (hba.search(&whence, &around), whence.address) {
+                (Search::Found(record), _) => return Some(record),
+                (Search::NeedsClientNames, Some(address)) if around.client_names.is_none() => {
+                    around.client_names = Some(self.names_of(address, dns).await);
                 }
+                _ => return None,
             }
         }
+    }
+
+    async fn names_of(&self, address: IpAddr, dns: &Dns) -> Vec<String> {
+        dns.names_of(address).await.unwrap_or_else(|why| {
+            let tag = Tag::client(self.card);
+            tracing::warn!(conn = ?tag, "auth_hba_file: no name for {address}: {why}");
+            Vec::new()
+        })
     }
 
     fn address(&self) -> Option<IpAddr> {
@@ -162,6 +167,22 @@ impl Applicant<'_> {
             tracing::error!(conn = ?Tag::client(self.card), "ident map {} cannot be matched", map.name);
         }
         Err(FAILED)
+    }
+
+    /// clientcert: the client has shown a certificate, made out to this user where that is wanted. PostgreSQL compares
+    /// the common name alone, and so do the lines that are written for it.
+    fn has_certificate(&self, record: &Record) -> Result<(), Farewell> {
+        match (record.clientcert, self.certified) {
+            (ClientCert::Off, _) | (ClientCert::VerifyCa, Some(_)) => Ok(()),
+            (ClientCert::VerifyCa | ClientCert::VerifyFull, None) => {
+                Err(Farewell::Unproven("connection requires a valid client certificate"))
+            }
+            (ClientCert::VerifyFull, Some(names)) if names.common.as_deref() == Some(self.user) => Ok(()),
+            (ClientCert::VerifyFull, Some(_)) => {
+                tracing::error!(conn = ?Tag::client(self.card), "TLS certificate name mismatch");
+                Err(Farewell::Unproven("certificate authentication failed"))
+            }
+        }
     }
 
     /// cert: the client's certificate is made out to this user, or to a name that the map lets be.
@@ -212,12 +233,35 @@ mod tests {
     fn certified(record: &str, tls: bool, names: Option<&[&str]>, user: &str, known: bool) -> Result<(), String> {
         let maps = ident::read_text(b"m app.example.com app\nm boss all\n").maps;
         let hba = read_text(record.as_bytes(), &maps).hba;
-        let names: Option<Vec<String>> = names.map(|names| names.iter().map(|name| (*name).to_owned()).collect());
+        let names = names.map(|names| {
+            let mut names = names.iter().map(|name| (*name).to_owned());
+            PeerNames { common: names.next(), hosts: names.collect() }
+        });
         let card = card();
-        let certified = names.as_deref();
+        let certified = names.as_ref();
         let physical_replication = false;
         let applicant = Applicant { card: &card, tls, certified, physical_replication, database: "db", user, known };
-        applicant.is_certified(hba.records()[0].map.as_deref()).map_err(|farewell| farewell.text().into_owned())
+        let record = &hba.records()[0];
+        let shown = match record.method {
+            HbaMethod::Cert => applicant.is_certified(record.map.as_deref()),
+            _ => applicant.has_certificate(record),
+        };
+        shown.map_err(|farewell| farewell.text().into_owned())
+    }
+
+    #[test]
+    fn a_certificate_beside_the_method_is_anybodys_or_the_users_own() {
+        let (any, own) =
+            ("hostssl all all all md5 clientcert=verify-ca", "hostssl all all all md5 clientcert=verify-full");
+        let none = Err("connection requires a valid client certificate".to_owned());
+        let failed = Err("certificate authentication failed".to_owned());
+
+        assert_eq!(certified(any, true, Some(&["x"]), "app", true), Ok(()));
+        assert_eq!(certified(any, true, None, "app", true), none);
+        assert_eq!(certified(own, true, Some(&["app"]), "app", true), Ok(()));
+        assert_eq!(certified(own, true, None, "app", true), none);
+        assert_eq!(certified(own, true, Some(&["x", "app"]), "app", true), failed, "an alternative name is no user's");
+        assert_eq!(certified(own, true, Some(&[]), "app", true), failed);
     }
 
     #[test]

@@ -8,6 +8,9 @@
 //! include    FILE                                            also include_if_exists, include_dir
 //! ```
 //!
+//! A host's name fits as in PostgreSQL: an address is looked up for its name, and that name must lead back to the
+//! address.
+//!
 //! The format is that of PostgreSQL's `pg_hba.conf`, as far as a pooler can follow it. As in PgBouncer, a line that
 //! cannot be followed is passed over with a warning, so that a file made for PostgreSQL serves here; unlike there, not
 //! if it says `reject`, for then whoever it is to keep out would get in. Manual: "The pg_hba.conf File".
@@ -37,6 +40,8 @@ pub struct Record {
     pub method: HbaMethod,
     /// The map of `map=`, for peer and cert.
     pub map: Option<Arc<IdentMap>>,
+    /// What certificate `clientcert=` wants beside the method.
+    pub clientcert: ClientCert,
     /// Where it stands.
     pub place: Place,
     kind: RecordKind,
@@ -67,6 +72,18 @@ pub enum HbaMethod {
     Pam,
 }
 
+/// The certificate that a client must show whatever the method, as `clientcert=` says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientCert {
+    /// None.
+    #[default]
+    Off,
+    /// One that a trusted authority signed.
+    VerifyCa,
+    /// Such a one whose common name is the user's.
+    VerifyFull,
+}
+
 /// Which connections a record is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum RecordKind {
@@ -87,7 +104,7 @@ enum Address {
     SameHost,
     SameNet,
     Net(Net),
-    /// A host's name, in lower case.
+    /// A host's name, or with a dot in front the end of names.
     Name(String),
 }
 
@@ -162,8 +179,8 @@ pub struct Whence<'a> {
 pub struct Surroundings {
     /// Our own addresses with their masks, for `samehost` and `samenet`.
     pub own: Vec<Net>,
-    /// Hosts' names with their addresses, none for a name that has none.
-    pub names: Vec<(String, Vec<IpAddr>)>,
+    /// The names of the client's address that lead back to it; `None` while that is not known.
+    pub client_names: Option<Vec<String>>,
 }
 
 /// What comes of the search for a record.
@@ -173,8 +190,8 @@ pub enum Search<'a> {
     Found(&'a Record),
     /// None fits.
     Nothing,
-    /// It depends on the addresses of this name: add them to the [`Surroundings`] and search again.
-    NeedsName(&'a str),
+    /// It depends on the names of the client's address: add them to the [`Surroundings`] and search again.
+    NeedsClientNames,
 }
 
 impl Hba {
@@ -182,9 +199,9 @@ impl Hba {
     pub fn search(&self, whence: &Whence<'_>, around: &Surroundings) -> Search<'_> {
         for record in self.records.iter().filter(|record| record.names(whence)) {
             match record.is_for(whence, around) {
-                Ok(true) => return Search::Found(record),
-                Ok(false) => {}
-                Err(name) => return Search::NeedsName(name),
+                Some(true) => return Search::Found(record),
+                Some(false) => {}
+                None => return Search::NeedsClientNames,
             }
         }
         Search::Nothing
@@ -216,27 +233,35 @@ impl Record {
         database && self.users.hold(whence.user, whence.user)
     }
 
-    /// Does it fit where the connection comes from? `Err` is the name that must be known first.
-    fn is_for(&self, whence: &Whence<'_>, around: &Surroundings) -> Result<bool, &str> {
-        let (tls, address) = match (&self.kind, whence.address) {
-            (RecordKind::Local, address) => return Ok(address.is_none()),
-            (RecordKind::Host(..), None) => return Ok(false),
+    /// Does it fit where the connection comes from? `None`: the client's names must be known first.
+    fn is_for(&self, whence: &Whence<'_>, around: &Surroundings) -> Option<bool> {
+        let (wanted, address) = match (&self.kind, whence.address) {
+            (RecordKind::Local, address) => return Some(address.is_none()),
+            (RecordKind::Host(..), None) => return Some(false),
             (RecordKind::Host(tls, wanted), Some(address)) => match (tls, whence.tls) {
-                (Tls::With, false) | (Tls::Without, true) => return Ok(false),
+                (Tls::With, false) | (Tls::Without, true) => return Some(false),
                 // An IPv4 client of an IPv6 socket is an IPv4 client.
                 _ => (wanted, address.to_canonical()),
             },
         };
-        Ok(match tls {
+        Some(match wanted {
             Address::All => true,
             Address::SameHost => around.own.iter().any(|own| own.address.to_canonical() == address),
             Address::SameNet => around.own.iter().any(|own| own.holds(address)),
             Address::Net(net) => net.holds(address),
-            Address::Name(name) => {
-                let (_, addresses) = around.names.iter().find(|(known, _)| known == name).ok_or(name.as_str())?;
-                addresses.iter().any(|known| known.to_canonical() == address)
-            }
+            Address::Name(wanted) => around.client_names.as_ref()?.iter().any(|name| is_named(name, wanted)),
         })
+    }
+}
+
+/// Is this host's name the one of a record, or does it end as the record says?
+fn is_named(name: &str, wanted: &str) -> bool {
+    match wanted.starts_with('.') {
+        true => {
+            let end = name.len().checked_sub(wanted.len()).and_then(|at| name.get(at..));
+            end.is_some_and(|end| end.eq_ignore_ascii_case(wanted))
+        }
+        false => name.eq_ignore_ascii_case(wanted),
     }
 }
 
@@ -256,9 +281,9 @@ pub struct HbaRead {
 pub fn read(path: &Path, files: &Files<'_>, maps: &IdentMaps) -> io::Result<HbaRead> {
     let mut read = HbaRead::default();
     lines_of(path, files, &mut read.skipped, &mut |line, skipped| match record(line.tokens, line.path, files, maps) {
-        Ok((kind, databases, users, method, map)) => {
-            let place = line.place.clone();
-            read.hba.records.push(Record { method, map, place, kind, databases, users });
+        Ok((kind, databases, users, way)) => {
+            let (Way { method, map, clientcert }, place) = (way, line.place.clone());
+            read.hba.records.push(Record { method, map, clientcert, place, kind, databases, users });
         }
         Err(why) => {
             let rejects = line.tokens.iter().any(|token| token.is("reject"));
@@ -268,7 +293,14 @@ pub fn read(path: &Path, files: &Files<'_>, maps: &IdentMaps) -> io::Result<HbaR
     Ok(read)
 }
 
-type Parts = (RecordKind, Names, Names, HbaMethod, Option<Arc<IdentMap>>);
+type Parts = (RecordKind, Names, Names, Way);
+
+/// How a record has clients show who they are.
+struct Way {
+    method: HbaMethod,
+    map: Option<Arc<IdentMap>>,
+    clientcert: ClientCert,
+}
 
 fn record(tokens: &[Token], path: &Path, files: &Files<'_>, maps: &IdentMaps) -> Result<Parts, Fault> {
     let mut rest = tokens.iter().peekable();
@@ -291,8 +323,8 @@ fn record(tokens: &[Token], path: &Path, files: &Files<'_>, maps: &IdentMaps) ->
     };
     let method = rest.next().ok_or("there is no method")?;
     let options: Vec<&Token> = rest.collect();
-    let (method, map) = method_and_map(method, &options, &kind, maps)?;
-    Ok((kind, databases, users, method, map))
+    let way = way(method, options, &kind, maps)?;
+    Ok((kind, databases, users, way))
 }
 
 /// Tokens yet to be read.
@@ -379,13 +411,10 @@ fn address(rest: &mut Rest<'_>) -> Result<Address, Fault> {
 }
 
 fn host_name(text: &str) -> Result<String, Fault> {
-    if text.starts_with('.') {
-        return Err(format!("{text} is not supported: a suffix needs names looked up by address").into());
-    }
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
     match !text.is_empty() && text.len() <= 253 && text.bytes().all(plain) {
         // What is all digits and dots was meant for an address.
-        true if text.bytes().any(|byte| byte.is_ascii_alphabetic()) => Ok(text.to_ascii_lowercase()),
+        true if text.bytes().any(|byte| byte.is_ascii_alphabetic()) => Ok(text.to_owned()),
         _ => Err(format!("failed to parse address {text:?}").into()),
     }
 }
@@ -402,12 +431,7 @@ fn mask_of_length(address: IpAddr, length: &str) -> Option<IpAddr> {
     }
 }
 
-fn method_and_map(
-    method: &Token,
-    options: &[&Token],
-    kind: &RecordKind,
-    maps: &IdentMaps,
-) -> Result<(HbaMethod, Option<Arc<IdentMap>>), Fault> {
+fn way(method: &Token, mut options: Vec<&Token>, kind: &RecordKind, maps: &IdentMaps) -> Result<Way, Fault> {
     let method = match method.word() {
         Some("trust") => HbaMethod::Trust,
         Some("reject") => HbaMethod::Reject,
@@ -417,21 +441,23 @@ fn method_and_map(
         Some("peer") => HbaMethod::Peer,
         Some("cert") => HbaMethod::Cert,
         Some("pam") => HbaMethod::Pam,
-        Some("ldap") => {
-            let mut text = String::new();
-            for option in options {
-                // `"key"=value` is two tokens.
-                if !text.is_empty() && !option.word().is_some_and(|word| word.starts_with('=')) {
-                    text.push(' ');
-                }
-                text.push_str(&option.written());
-            }
-            return Ok((HbaMethod::Ldap(Secret::new(text)), None));
-        }
+        Some("ldap") => HbaMethod::Ldap(Secret::default()),
         // So PostgreSQL reads it, too: there is no ident server to ask for a Unix socket.
         Some("ident") if *kind == RecordKind::Local => HbaMethod::Peer,
         _ => return Err(format!("unsupported method {:?}", method.text).into()),
     };
+    let clientcert = clientcert(&mut options, &method, kind)?;
+    if let HbaMethod::Ldap(_) = method {
+        let mut text = String::new();
+        for option in options {
+            // `"key"=value` is two tokens.
+            if !text.is_empty() && !option.word().is_some_and(|word| word.starts_with('=')) {
+                text.push(' ');
+            }
+            text.push_str(&option.written());
+        }
+        return Ok(Way { method: HbaMethod::Ldap(Secret::new(text)), map: None, clientcert });
+    }
     let mut map = None;
     for option in options {
         let takes_map = matches!(method, HbaMethod::Peer | HbaMethod::Cert);
@@ -443,7 +469,31 @@ fn method_and_map(
             None => return Err(format!("unsupported parameters: {:?}", option.text).into()),
         }
     }
-    Ok((method, map))
+    Ok(Way { method, map, clientcert })
+}
+
+/// Takes `clientcert=` and `clientname=` out of a record's options.
+fn clientcert(options: &mut Vec<&Token>, method: &HbaMethod, kind: &RecordKind) -> Result<ClientCert, Fault> {
+    let mut clientcert = ClientCert::Off;
+    for option in options.extract_if(.., |option| is_about_certificates(option)) {
+        if !matches!(kind, RecordKind::Host(Tls::With, _)) {
+            return Err(format!("{} is for hostssl only", option.text).into());
+        }
+        clientcert = match option.text.as_str() {
+            "clientname=CN" => clientcert,
+            "clientname=DN" => return Err("clientname=DN is not supported: common names alone are compared".into()),
+            "clientcert=verify-full" => ClientCert::VerifyFull,
+            "clientcert=verify-ca" if *method != HbaMethod::Cert => ClientCert::VerifyCa,
+            "clientcert=verify-ca" => return Err("clientcert=verify-ca: cert itself is verify-full".into()),
+            other => return Err(format!("expected clientcert=verify-ca or verify-full, got {other:?}").into()),
+        };
+    }
+    // The method compares the name itself, through its map.
+    Ok(if *method == HbaMethod::Cert { ClientCert::Off } else { clientcert })
+}
+
+fn is_about_certificates(option: &Token) -> bool {
+    option.word().is_some_and(|word| word.starts_with("clientcert=") || word.starts_with("clientname="))
 }
 
 impl fmt::Display for HbaMethod {

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::draft::{Draft, Entry, Group, Section};
 use super::env::names::{CONFFILE, CONFIG_DIRS};
-use super::hba::HbaMethod;
+use super::hba::{ClientCert, HbaMethod};
 use super::ini::{self, Item};
 use super::ldap::LdapOptions;
 use super::problem::{Fault, Place, Problem, nearest};
@@ -159,7 +159,7 @@ fn read_toml(path: &Path, read: Read<'_>, draft: &mut Draft) {
     draft.files.push(Arc::clone(&file));
     match read(path) {
         Err(error) => draft.problem(Place::File(file), "", Fault::Unreadable(error.kind())),
-        Ok(bytes) => match std::str::from_utf8(&bytes) {
+        Ok(bytes) => match std::str::from_utf8(&Zeroizing::new(bytes)) {
             Ok(text) => toml::parse(text, &file, draft),
             Err(_) => draft.problem(Place::File(file), "", Fault::expected_unseen("text in UTF-8")),
         },
@@ -345,6 +345,10 @@ fn read_records(config: &mut Config, reload: bool, files: &Files<'_>, problems: 
                     }
                 }
                 for record in read.hba.records() {
+                    if record.clientcert != ClientCert::Off && config.settings.client_tls_ca_file.is_none() {
+                        let why = "clientcert: client_tls_ca_file is not set: whom this line fits is refused";
+                        notices.push(format!("{}: {why}", record.place));
+                    }
                     let why = match &record.method {
                         HbaMethod::Pam => "pam is not in this version".to_owned(),
                         HbaMethod::Ldap(options) => match LdapOptions::parse(options.reveal()) {

@@ -28,6 +28,8 @@ use resolver::Resolver;
 
 const HOSTS_FILE: &str = "/etc/hosts";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// Names of one address that are looked at.
+const NAMES_MAX: usize = 4;
 
 /// Hears of addresses that a name has no longer.
 type Watch = Box<dyn Fn(&str, &[IpAddr]) + Send + Sync>;
@@ -124,6 +126,35 @@ impl Dns {
             }
             answered.await;
         }
+    }
+
+    /// The names of an address that lead back to it, as PostgreSQL finds out who a client is. Nothing of it is
+    /// remembered: whoever has the address says its names, and how many there are.
+    ///
+    /// # Errors
+    /// Why there are none.
+    pub async fn names_of(&self, address: IpAddr) -> Result<Vec<String>, Arc<str>> {
+        let dns = self.clone();
+        let asked = self.shared.workers.handle(0).spawn(async move { dns.proven_names(address.to_canonical()).await });
+        match asked.await {
+            Ok(names) => names.map_err(|failure| failure.text().clone()),
+            Err(_) => Err("the query was given up".into()),
+        }
+    }
+
+    async fn proven_names(&self, address: IpAddr) -> Result<Vec<String>, Failure> {
+        let names = match files::name_in_hosts_file(&read(Path::new(HOSTS_FILE)).unwrap_or_default(), address) {
+            Some(name) => vec![name],
+            None => self.resolver()?.names(address).await?,
+        };
+        let mut proven = Vec::new();
+        for name in names.into_iter().take(NAMES_MAX) {
+            // The dot keeps it from being looked for in other domains.
+            if self.resolve(&format!("{name}.")).await.is_ok_and(|addresses| addresses.contains(&address)) {
+                proven.push(name);
+            }
+        }
+        Ok(proven)
     }
 
     /// What is known of the name counts no more: the next who wants it asks anew.

@@ -38,7 +38,7 @@ use offer::Words;
 use trust::{Authorities, ClientTrust, ServerTrust};
 
 pub use request::{RequestError, request};
-pub use stream::{TlsError, TlsStream};
+pub use stream::{PeerNames, TlsError, TlsStream};
 
 /// What ALPN calls PostgreSQL's protocol.
 pub const ALPN: &[u8] = b"postgresql";

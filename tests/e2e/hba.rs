@@ -1,12 +1,15 @@
 //! auth_type hba: records say who logs in from where and how, maps say which system user may be whom.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use postgres_protocol::password::scram_sha_256;
+use socket2::{Domain, Socket, Type};
 
+use crate::support::dns::NameServer;
 use crate::support::proxy::{is_pgbouncer, shared_file};
-use crate::support::{self, Login, Postgres, Proxy, Setup};
+use crate::support::{self, Login, Postgres, Proxy, Setup, Wire};
 
 const PASSWORD: &str = "open sesame";
 
@@ -200,6 +203,47 @@ fn set_chooses_the_records_that_were_read() {
     proxy.console().ok("SET auth_type = 'hba'");
 
     assert_eq!(proxy.login().user(&role).refusal(), "login rejected");
+}
+
+/// A connection from this address, one of this machine's.
+fn from(address: [u8; 4], port: u16) -> Wire {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((address, 0)).into()).unwrap();
+    socket.connect(&SocketAddr::from(([127, 0, 0, 1], port)).into()).unwrap();
+    Wire::over(socket).unwrap()
+}
+
+#[test]
+fn a_client_has_the_name_of_its_address_that_leads_back_to_it() {
+    if support::beyond_pgbouncer() {
+        return;
+    }
+    let [one, domain] = [(); 2].map(|()| Postgres::shared().role());
+    let names = NameServer::start();
+    let (good, liar, nameless, other) = ([127, 9, 0, 1], [127, 9, 0, 2], [127, 9, 0, 3], [127, 9, 0, 4]);
+    names.say("good.example.test", &["127.9.0.1", "127.9.0.3"]);
+    names.say("other.example.test", &["127.9.0.4"]);
+    names.name(good, "Good.Example.test");
+    names.name(liar, "good.example.test");
+    names.name(other, "other.example.test");
+    let records = format!("host app {one} good.example.TEST trust\nhost app {domain} .example.test trust\n");
+    let setup = Files::new("named", &records, "").setup().set("resolv_conf", names.resolv_conf("").display());
+    let proxy = setup.secret(&one, "").secret(&domain, "").start();
+
+    for (user, address, enters) in [
+        (&one, good, true),
+        (&one, liar, false),
+        (&one, nameless, false),
+        (&one, other, false),
+        (&domain, good, true),
+        (&domain, liar, false),
+        (&domain, other, true),
+    ] {
+        let entered = proxy.login().user(user).over(from(address, proxy.port));
+        let entered = entered.map(drop).map_err(|refusal| refusal.message());
+        let expected = if enters { Ok(()) } else { Err("no authentication method is found".to_owned()) };
+        assert_eq!(entered, expected, "{user} from {address:?}");
+    }
 }
 
 #[test]

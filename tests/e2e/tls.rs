@@ -533,3 +533,78 @@ fn a_certificate_is_a_way_to_log_in() {
     let (status, log) = encrypting("require").set("auth_type", "cert").refused();
     assert!(!status.success() && log.contains("auth_type=cert requires client_tls_sslmode"), "{log}");
 }
+
+#[test]
+fn a_record_can_want_a_certificate_beside_the_password() {
+    if support::beyond_pgbouncer() {
+        return;
+    }
+    let [own, any] = [(); 2].map(|()| Postgres::shared().role());
+    let authority = Authority::shared();
+    let own_pair = authority.sign(&format!("own-{own}"), &own, Kind::Named("DNS:somebody"));
+    // Its alternative name is the user's: PostgreSQL looks at the common name alone.
+    let other_pair = authority.sign(&format!("other-{own}"), "somebody", Kind::Named(&format!("DNS:{own}")));
+    [&own_pair, &other_pair].iter().for_each(|pair| for_us(&pair.key));
+    let records = support::proxy::shared_file(
+        "clientcert_hba.conf",
+        &format!(
+            "hostssl app {own} all scram-sha-256 clientcert=verify-full\n\
+             hostssl app {any} all scram-sha-256 clientcert=verify-ca\n\
+             hostssl app all   all trust\n"
+        ),
+    );
+    let setup = encrypting("allow").set("auth_type", "hba").set("auth_hba_file", records);
+    let proxy = setup.secret(&own, "sesame").secret(&any, "sesame").start();
+    let enter = |user: &str, password: &str, pair: Option<&Pair>| {
+        let shown = match pair {
+            Some(pair) => format!("sslcert={} sslkey={}", pair.certificate.display(), pair.key.display()),
+            None => "sslcert=/none sslkey=/none".to_owned(),
+        };
+        let port = proxy.port;
+        let more = format!("host=localhost port={port} user={user} dbname=app password={password} sslmode=require");
+        psql(&format!("{more} {shown}"), &["-c", "SELECT 42"])
+    };
+
+    for (user, pair) in [(&own, &own_pair), (&any, &own_pair), (&any, &other_pair)] {
+        assert_eq!(enter(user, "sesame", Some(pair)).ok().trim(), "42");
+        let wrong = enter(user, "wrong", Some(pair));
+        assert!(wrong.stderr.contains("SASL authentication failed"), "{}", wrong.stderr);
+    }
+    for (user, pair, why) in [
+        (&own, Some(&other_pair), "certificate authentication failed"),
+        (&own, None, "connection requires a valid client certificate"),
+        (&any, None, "connection requires a valid client certificate"),
+    ] {
+        let refused = enter(user, "sesame", pair);
+        assert!(!refused.success && refused.stderr.contains(why), "{user}: {}", refused.stderr);
+    }
+}
+
+#[test]
+fn a_server_that_wants_a_password_and_a_certificate_gets_both() {
+    let server = Postgres::encrypted();
+    for shown in [true, false] {
+        let setup = to_encrypted("verify-full").set("query_wait_timeout", 5);
+        let role = setup.role().to_owned();
+        server.admin().ok(&format!("ALTER ROLE {role} PASSWORD 'both'; GRANT by_both TO {role}"));
+        let pair = Authority::shared().sign(&format!("both-{role}"), "pooler", Kind::Named("DNS:pooler"));
+        let entry = format!("host=localhost port={} user={role} password=both", server.port);
+        let setup = setup.database("app", &entry);
+        let setup = match shown {
+            true => setup
+                .set("server_tls_key_file", pair.key.display())
+                .set("server_tls_cert_file", pair.certificate.display()),
+            false => setup,
+        };
+        let proxy = setup.start();
+
+        match (shown, proxy.login().attempt()) {
+            (true, Ok(mut client)) => assert_eq!(client.value("SELECT current_user"), role),
+            (false, Err(refusal)) => {
+                let told = refusal.message();
+                assert!(told.contains("connection requires a valid client certificate"), "{told}");
+            }
+            (_, other) => panic!("shown {shown}: {:?}", other.map(drop)),
+        }
+    }
+}

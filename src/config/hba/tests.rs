@@ -23,7 +23,7 @@ fn method(hba: &Hba, database: &str, user: &str, from: &str) -> String {
     match hba.search(&whence, &Surroundings::default()) {
         Search::Found(record) => record.method.to_string(),
         Search::Nothing => "none".to_owned(),
-        Search::NeedsName(name) => format!("{name}?"),
+        Search::NeedsClientNames => "?".to_owned(),
     }
 }
 
@@ -100,13 +100,13 @@ fn our_own_addresses_and_hosts_names_are_asked_for() {
     let hba = hba("host all all samehost trust\nhost all all samenet md5\nhost all ann Backup.Example.com password\n\
          host all all all reject\n");
     let own = |address: &str| Net::new(address.parse().unwrap(), "255.255.255.0".parse().unwrap()).unwrap();
-    let mut around = Surroundings { own: vec![own("10.0.0.7")], names: Vec::new() };
+    let mut around = Surroundings { own: vec![own("10.0.0.7")], client_names: None };
     let search = |around: &Surroundings, user: &'static str, address: &str| {
         let address = Some(address.parse().unwrap());
         let whence = Whence { address, tls: false, physical_replication: false, database: "db", user };
         match hba.search(&whence, around) {
             Search::Found(record) => record.method.to_string(),
-            Search::NeedsName(name) => name.to_owned(),
+            Search::NeedsClientNames => "?".to_owned(),
             Search::Nothing => String::new(),
         }
     };
@@ -115,10 +115,53 @@ fn our_own_addresses_and_hosts_names_are_asked_for() {
     assert_eq!(search(&around, "ann", "10.0.0.7"), "trust");
     assert_eq!(search(&around, "ann", "10.0.0.8"), "md5");
     assert_eq!(search(&around, "bob", "10.0.1.8"), "reject", "the name is not for this user");
-    assert_eq!(search(&around, "ann", "10.0.1.8"), "backup.example.com");
-    around.names.push(("backup.example.com".into(), vec!["10.0.1.8".parse().unwrap()]));
-    assert_eq!(search(&around, "ann", "10.0.1.8"), "password");
-    assert_eq!(search(&around, "ann", "10.0.1.9"), "reject");
+    assert_eq!(search(&around, "ann", "10.0.1.8"), "?");
+    for (names, expected) in [
+        (&[][..], "reject"),
+        (&["backup.example.com"], "password"),
+        (&["other.example.com", "BACKUP.EXAMPLE.COM"], "password"),
+        (&["example.com", "my.backup.example.com"], "reject"),
+    ] {
+        around.client_names = Some(names.iter().map(|name| (*name).to_owned()).collect());
+        assert_eq!(search(&around, "ann", "10.0.1.8"), expected, "{names:?}");
+    }
+}
+
+#[test]
+fn a_dot_in_front_stands_for_every_host_of_a_domain() {
+    assert!(is_named("db.example.com", ".Example.com") && is_named("a.db.example.com", ".example.com"));
+    for other in ["example.com", "example.org", "myexample.com", "com", ""] {
+        assert!(!is_named(other, ".example.com"), "{other}");
+    }
+    let hba = hba("host all all .example.com md5\n");
+    assert_eq!(method(&hba, "db", "ann", "10.0.0.1"), "?");
+}
+
+#[test]
+fn a_certificate_may_be_wanted_beside_the_method() {
+    let full = "hostssl all all all scram-sha-256 clientcert=verify-full clientname=CN";
+    for (text, expected) in [
+        (full, ClientCert::VerifyFull),
+        ("hostssl all all all trust clientcert=verify-ca", ClientCert::VerifyCa),
+        ("hostssl all all all ldap ldapserver=x clientcert=verify-ca ldapprefix=y", ClientCert::VerifyCa),
+        ("hostssl all all all cert clientcert=verify-full", ClientCert::Off),
+        ("hostssl all all all md5", ClientCert::Off),
+    ] {
+        let records = hba(text);
+        assert_eq!(records.records()[0].clientcert, expected, "{text}");
+        if let HbaMethod::Ldap(options) = &records.records()[0].method {
+            assert_eq!(options.reveal(), "ldapserver=x ldapprefix=y");
+        }
+    }
+    for (text, why) in [
+        ("host all all all md5 clientcert=verify-ca", "clientcert=verify-ca is for hostssl only"),
+        ("local all all md5 clientcert=verify-full", "clientcert=verify-full is for hostssl only"),
+        ("hostssl all all all cert clientcert=verify-ca", "clientcert=verify-ca: cert itself is verify-full"),
+        ("hostssl all all all md5 clientcert=1", "expected clientcert=verify-ca or verify-full, got \"clientcert=1\""),
+        ("hostssl all all all cert clientname=DN", "clientname=DN is not supported: common names alone are compared"),
+    ] {
+        assert_eq!(skipped(text), [(format!("hba.conf:1: {why}"), false)]);
+    }
 }
 
 #[test]
@@ -126,13 +169,13 @@ fn what_a_pooler_cannot_follow_is_passed_over_by_line_and_reason() {
     let text = "host all +team all md5\n\
         host samerole all all md5\n\
         host all /^a all md5\n\
-        host all all .example.com md5\n\
+        host samegroup all all md5\n\
         host all all 10.0.0.1/8 md5\n\
         host all all 10.0.0.0/33 md5\n\
         host all all 10.0.0.0 md5\n\
         host all all 10.0.0.300/32 md5\n\
         host all all all gss\n\
-        host all all all md5 clientcert=verify-full\n\
+        host all all all md5 radiusservers=x\n\
         hostgssenc all all all md5\n\
         nohost all all all md5\n\
         local all all\n\
@@ -148,13 +191,13 @@ fn what_a_pooler_cannot_follow_is_passed_over_by_line_and_reason() {
         "1: +team is not supported: a pooler does not know who is in which role",
         "2: samerole is not supported: a pooler does not know who is in which role",
         "3: /^a is not supported: names cannot be regular expressions",
-        "4: .example.com is not supported: a suffix needs names looked up by address",
+        "4: samegroup is not supported: a pooler does not know who is in which role",
         "5: address does not match mask: 10.0.0.1 / 255.0.0.0",
         "6: invalid mask /33",
         "7: invalid mask \"md5\"",
         "8: failed to parse address \"10.0.0.300/32\"",
         "9: unsupported method \"gss\"",
-        "10: unsupported parameters: \"clientcert=verify-full\"",
+        "10: unsupported parameters: \"radiusservers=x\"",
         "11: hostgssenc is for GSSAPI encryption, which a pooler does not speak",
         "12: unknown type \"nohost\"",
         "13: there is no method",

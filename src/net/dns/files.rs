@@ -106,6 +106,15 @@ pub fn in_hosts_file(text: &str, name: &str) -> Vec<IpAddr> {
     addresses
 }
 
+/// The name that the text of a hosts file gives to an address: the first of the first line that has it.
+pub fn name_in_hosts_file(text: &str, address: IpAddr) -> Option<String> {
+    text.lines().find_map(|line| {
+        let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
+        let own = words.next()?.parse::<IpAddr>().ok()? == address;
+        words.next().filter(|_| own).map(str::to_owned)
+    })
+}
+
 /// The addresses of a name that is this machine's by definition (RFC 6761).
 pub fn of_localhost(name: &str) -> Option<Vec<IpAddr>> {
     let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
@@ -169,6 +178,9 @@ mod tests {
         assert_eq!(in_hosts_file(text, "db"), [ip("10.0.0.5"), ip("::5")]);
         assert_eq!(in_hosts_file(text, "Db.Example."), [ip("10.0.0.5")]);
         assert_eq!(in_hosts_file(text, "comment"), [] as [IpAddr; 0]);
+        assert_eq!(name_in_hosts_file(text, ip("10.0.0.5")).as_deref(), Some("db.example"), "not an alias");
+        assert_eq!(name_in_hosts_file(text, ip("10.0.0.6")), None);
+        assert_eq!(name_in_hosts_file(text, ip("10.0.0.7")), None);
     }
 
     #[test]

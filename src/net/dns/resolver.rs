@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use domain::base::iana::{Rcode, Rtype};
 use domain::base::{Message, Name, ParsedName};
-use domain::rdata::{A, Aaaa, Soa};
+use domain::rdata::{A, Aaaa, Ptr, Soa};
 use domain::resolv::StubResolver;
 use domain::resolv::stub::Answer;
 use domain::resolv::stub::conf::{ResolvConf as StubConf, ServerConf, Transport};
@@ -45,7 +45,7 @@ impl Resolver {
     /// The addresses of a name, of both families.
     pub(super) async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, Failure> {
         let mut no_answer = None;
-        for name in self.names(name) {
+        for name in self.candidates(name) {
             let (v6, v4) = tokio::join!(self.ask(&name, Rtype::AAAA, v6_of), self.ask(&name, Rtype::A, v4_of));
             // One family will do, whatever became of the other.
             let mut found = Vec::new();
@@ -62,10 +62,19 @@ impl Resolver {
         Err(not_found(no_answer))
     }
 
+    /// The names of an address, whether or not they lead back to it.
+    pub(super) async fn names(&self, address: IpAddr) -> Result<Vec<String>, Failure> {
+        let name = Name::reverse_from_addr(address).map_err(|_| Failure::NoAddress("it has no name".into()))?;
+        match self.ask(&name, Rtype::PTR, names_of).await {
+            Ok(names) => Ok(names.unwrap_or_default()),
+            Err(failure) => Err(Failure::NoAnswer(failure)),
+        }
+    }
+
     /// The serial number of the zone a name is in.
     pub(super) async fn serial(&self, zone: &str) -> Result<u32, Failure> {
         let mut no_answer = None;
-        for name in self.names(zone) {
+        for name in self.candidates(zone) {
             match self.ask(&name, Rtype::SOA, serial_of).await {
                 Ok(Some(serial)) => return Ok(serial),
                 Ok(None) => {}
@@ -76,7 +85,7 @@ impl Resolver {
     }
 
     /// The names that `name` may stand for, one after the other.
-    fn names(&self, name: &str) -> Vec<Name<Vec<u8>>> {
+    fn candidates(&self, name: &str) -> Vec<Name<Vec<u8>>> {
         self.conf.candidates(name).iter().filter_map(|candidate| Name::from_str(candidate).ok()).collect()
     }
 
@@ -129,6 +138,13 @@ fn v6_of(answer: &Message<[u8]>) -> Option<Vec<IpAddr>> {
     let records = answer.answer().ok()?.limit_to_in::<Aaaa>().filter_map(Result::ok);
     let addresses = records.filter(|record| record.owner() == &name).map(|record| record.data().addr().into());
     Some(addresses.collect()).filter(|addresses: &Vec<_>| !addresses.is_empty())
+}
+
+fn names_of(answer: &Message<[u8]>) -> Option<Vec<String>> {
+    let name = answer.canonical_name()?;
+    let records = answer.answer().ok()?.limit_to_in::<Ptr<ParsedName<_>>>().filter_map(Result::ok);
+    let names = records.filter(|record| record.owner() == &name).map(|record| record.data().ptrdname().to_string());
+    Some(names.collect())
 }
 
 /// Of the answer, or where the name is inside a zone and not its top, of the zone that the server names (RFC 2308).
@@ -185,6 +201,18 @@ mod tests {
     }
 
     #[test]
+    fn an_address_may_have_several_names() {
+        let message = answer(|answer| {
+            answer.push((name("db.test."), Class::IN, 60, Ptr::new(name("a.test.")))).unwrap();
+            answer.push((name("other.test."), Class::IN, 60, Ptr::new(name("b.test.")))).unwrap();
+            answer.push((name("db.test."), Class::IN, 60, Ptr::new(name("c.test.")))).unwrap();
+        });
+
+        assert_eq!(names_of(message.for_slice()), Some(vec!["a.test".to_owned(), "c.test".to_owned()]));
+        assert_eq!(names_of(answer(|_| {}).for_slice()), Some(Vec::new()));
+    }
+
+    #[test]
     fn inside_a_zone_its_serial_number_is_the_one_the_server_names() {
         let soa = |serial: u32| {
             let (seconds, serial) = (domain::base::Ttl::from_secs(60), domain::base::Serial(serial));
@@ -215,6 +243,7 @@ mod tests {
             if let Ok(message) = Message::from_octets(bytes) {
                 v4_of(message.for_slice());
                 v6_of(message.for_slice());
+                names_of(message.for_slice());
                 serial_of(message.for_slice());
             }
         }

@@ -81,6 +81,22 @@ impl fmt::Display for TlsError {
 
 impl std::error::Error for TlsError {}
 
+/// Whom a certificate is made out to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerNames {
+    /// The common name of its subject.
+    pub common: Option<String>,
+    /// Its alternative names that are names of hosts.
+    pub hosts: Vec<String>,
+}
+
+impl PeerNames {
+    /// All of them, the common name first.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.common.iter().chain(&self.hosts).map(String::as_str)
+    }
+}
+
 /// An encrypted connection.
 #[derive(Debug)]
 pub struct TlsStream {
@@ -365,10 +381,10 @@ impl TlsStream {
         self.wire.state.session.common().peer_certificates()?.first()
     }
 
-    /// Whom it is made out to: its common name, then its alternative ones; `None` without a certificate.
-    pub fn peer_names(&self) -> Option<Vec<String>> {
+    /// Whom it is made out to; `None` without a certificate.
+    pub fn peer_names(&self) -> Option<PeerNames> {
         let certificate = Certificate::read(self.peer_certificate()?)?;
-        Some(certificate.common_name().into_iter().map(str::to_owned).chain(certificate.host_names()).collect())
+        Some(PeerNames { common: certificate.common_name().map(str::to_owned), hosts: certificate.host_names() })
     }
 
     /// What binds SCRAM to this connection (tls-server-end-point, RFC 5929): the hash of the server's certificate.

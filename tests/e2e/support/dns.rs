@@ -14,6 +14,7 @@ use super::warden::warden;
 
 const A: u16 = 1;
 const SOA: u16 = 6;
+const PTR: u16 = 12;
 const AAAA: u16 = 28;
 const NXDOMAIN: u8 = 3;
 
@@ -21,6 +22,7 @@ const NXDOMAIN: u8 = 3;
 struct Script {
     addresses: HashMap<String, Vec<IpAddr>>,
     serials: HashMap<String, u32>,
+    names: HashMap<String, String>,
     mute: bool,
     /// IPv4 questions by name.
     asked: HashMap<String, usize>,
@@ -65,6 +67,12 @@ impl NameServer {
     pub(crate) fn say(&self, name: &str, addresses: &[&str]) {
         let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
         self.script.lock().unwrap().addresses.insert(name.to_owned(), addresses);
+    }
+
+    /// The name of an IPv4 address from now on.
+    pub(crate) fn name(&self, address: [u8; 4], name: &str) {
+        let [a, b, c, d] = address;
+        self.script.lock().unwrap().names.insert(format!("{d}.{c}.{b}.{a}.in-addr.arpa"), name.to_owned());
     }
 
     /// The serial number of a zone from now on.
@@ -119,9 +127,12 @@ impl Script {
                 known.into_iter().flatten().filter(|address| address.is_ipv4() == (kind == A)).map(octets).collect()
             }
             SOA => self.serials.get(&name).map(|serial| start_of_authority(*serial)).into_iter().collect(),
+            PTR => self.names.get(&name).map(|name| in_labels(name)).into_iter().collect(),
             _ => Vec::new(),
         };
-        let exists = known.is_some_and(|addresses| !addresses.is_empty()) || self.serials.contains_key(&name);
+        let exists = known.is_some_and(|addresses| !addresses.is_empty())
+            || self.serials.contains_key(&name)
+            || self.names.contains_key(&name);
         let mut answer = query[..2].to_vec();
         // An answer, from the authority, that may recurse.
         answer.extend([0x85, 0x80 | if exists { 0 } else { NXDOMAIN }]);
@@ -152,6 +163,12 @@ fn question(query: &[u8]) -> Option<(String, usize)> {
         labels.push(String::from_utf8_lossy(query.get(at..at + len)?).into_owned());
         at += len;
     }
+}
+
+/// A name as messages have it.
+fn in_labels(name: &str) -> Vec<u8> {
+    let labels = name.split('.').flat_map(|label| [&[u8::try_from(label.len()).unwrap()], label.as_bytes()].concat());
+    labels.chain([0]).collect()
 }
 
 fn octets(address: &IpAddr) -> Vec<u8> {
