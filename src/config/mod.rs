@@ -54,7 +54,7 @@ pub use settings::{SetEffect, SetError, Settings, Shown, table};
 pub use table::{Change, Origin, Scope, SettingInfo};
 pub use userlist::Secrets;
 pub use values::{CONSOLE, List};
-pub use words::{AuthType, LoadBalanceHosts, LogFormat, PoolMode, SslMode, SyslogFacility, Word};
+pub use words::{AuthType, LoadBalanceHosts, LogFormat, PoolMode, SslMode, SslNegotiation, SyslogFacility, Word};
 
 /// Everything the operator asked for, as of one moment.
 #[derive(Clone, Debug, Default)]

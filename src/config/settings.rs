@@ -11,7 +11,7 @@ use super::values::{
     Bytes, CheckQuery, Commas, Count, DatabaseName, FileMode, FilePath, Flag, Hidden, Milliseconds, Optional, PeerId,
     Port, Seconds, Text, Whole, WholeSeconds, Words,
 };
-use super::words::{AuthType, LogFormat, PoolMode, SslMode};
+use super::words::{AuthType, LogFormat, PoolMode, SslMode, SslNegotiation};
 
 settings! {
     /// The settings of `[pgbouncer]`, one field each. Times of zero mean "never" or "off" unless a field says
@@ -242,6 +242,9 @@ settings! {
         /// Logins per second that one address may try, an IPv6 network of 64 bits counting as one; 0 is no limit. The
         /// console and Unix sockets are exempt. Mind clients that share an address, behind NAT or another proxy.
         login_rate_limit: Count = "0", "logins/s", Reload;
+        /// How TLS with servers begins: postgres asks first, direct does not, which servers take from PostgreSQL 17 on
+        /// and which server_tls_sslmode must demand.
+        server_tls_sslnegotiation: SslNegotiation = "postgres", "", Reload;
         /// Shows the counts of logins in SHOW STATS, STATS_TOTALS and STATS_AVERAGES, as PgBouncer's next version does.
         /// 0 leaves them out for readers that know the columns of 1.25 by their number, such as pgbouncer_fdw.
         stats_login_counts: Flag = "1", "", Reload;

@@ -122,6 +122,21 @@ impl SslMode {
     }
 }
 
+/// How TLS with a server begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum SslNegotiation {
+    /// It is asked first, in clear.
+    #[default]
+    Postgres,
+    /// At once.
+    Direct,
+}
+
+impl Word for SslNegotiation {
+    const WORDS: &'static [(&'static str, SslNegotiation)] =
+        &[("postgres", SslNegotiation::Postgres), ("direct", SslNegotiation::Direct)];
+}
+
 /// Which of a database's hosts a new server connects to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum LoadBalanceHosts {
@@ -280,6 +295,7 @@ mod tests {
         every_word_reads_back::<PoolMode>();
         every_word_reads_back::<AuthType>();
         every_word_reads_back::<SslMode>();
+        every_word_reads_back::<SslNegotiation>();
         every_word_reads_back::<LoadBalanceHosts>();
         every_word_reads_back::<LogFormat>();
         every_word_reads_back::<SyslogFacility>();

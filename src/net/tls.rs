@@ -32,7 +32,7 @@ use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, ServerConfig};
 
-use crate::config::{AuthType, Settings, SslMode};
+use crate::config::{AuthType, Settings, SslMode, SslNegotiation};
 use certificate::Certificate;
 use offer::Words;
 use trust::{Authorities, ClientTrust, ServerTrust};
@@ -90,6 +90,11 @@ impl InForce {
     pub fn server_mode(&self) -> SslMode {
         self.servers.mode
     }
+
+    /// server_tls_sslnegotiation.
+    pub(super) fn server_negotiation(&self) -> SslNegotiation {
+        self.servers.negotiation
+    }
 }
 
 impl Tls {
@@ -142,6 +147,8 @@ impl Tls {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Materials {
     mode: SslMode,
+    /// Servers' only.
+    negotiation: SslNegotiation,
     words: Words,
     key: Option<File>,
     certificate: Option<File>,
@@ -192,6 +199,7 @@ impl Materials {
         }
         Ok(Materials {
             mode: settings.client_tls_sslmode,
+            negotiation: SslNegotiation::default(),
             words: Words {
                 prefix: "client_tls",
                 protocols: settings.client_tls_protocols.clone(),
@@ -212,6 +220,7 @@ impl Materials {
         }
         Ok(Materials {
             mode: settings.server_tls_sslmode,
+            negotiation: settings.server_tls_sslnegotiation,
             words: Words {
                 prefix: "server_tls",
                 protocols: settings.server_tls_protocols.clone(),
@@ -276,6 +285,12 @@ impl Materials {
         if offer.versions.is_empty() && self.mode.is_strict() {
             return Err(format!("server_tls_sslmode={}: {}", self.mode, notices.join("; ")));
         }
+        if self.negotiation == SslNegotiation::Direct && !self.mode.is_strict() {
+            return Err(format!(
+                "server_tls_sslnegotiation=direct needs server_tls_sslmode=require, verify-ca or verify-full, not {}",
+                self.mode
+            ));
+        }
         let authorities = match self.mode {
             SslMode::VerifyCa | SslMode::VerifyFull => Some(self.server_authorities()?),
             _ => None,
@@ -293,7 +308,7 @@ impl Materials {
             .map_err(|error| format!("server_tls_ciphers: {error}"))?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(trust));
-        let config = match (&self.key, &self.certificate) {
+        let mut config = match (&self.key, &self.certificate) {
             (Some(key), Some(certificate)) => {
                 builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(pair(key, certificate, &provider)?)))
             }
@@ -302,6 +317,8 @@ impl Materials {
                 return Err(lone.fault("server_tls_key_file and server_tls_cert_file are set together or not at all"));
             }
         };
+        // As libpq does since version 17, asked or not; servers before that pay it no heed.
+        config.alpn_protocols = vec![ALPN.to_vec()];
         Ok(Connector { config: Some(Arc::new(config)) })
     }
 

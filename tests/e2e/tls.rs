@@ -1,10 +1,12 @@
 //! TLS towards clients and towards servers, with OpenSSL at the other end: psql, `openssl s_client`, PostgreSQL.
 
 use std::fs;
+use std::io::Read;
+use std::net::TcpListener;
 use std::path::Path;
 
 use crate::support::script::sasl_initial;
-use crate::support::tls::{Authority, Kind, Pair, Tunnel, for_pooler, for_us, self_signed};
+use crate::support::tls::{Authority, Greeter, Kind, Pair, Tunnel, for_pooler, for_us, self_signed};
 use crate::support::tools::{Outcome, psql, python};
 use crate::support::{self, Client, Login, Postgres, Proxy, Script, Setup, Wire, eventually};
 
@@ -607,4 +609,71 @@ fn a_server_that_wants_a_password_and_a_certificate_gets_both() {
             (_, other) => panic!("shown {shown}: {:?}", other.map(drop)),
         }
     }
+}
+
+/// A pooler that begins TLS with its server at once.
+fn direct(port: u16) -> Setup {
+    Setup::new()
+        .database("app", &format!("host=localhost port={port} dbname=app"))
+        .set("server_tls_sslmode", "verify-full")
+        .set("server_tls_ca_file", Authority::shared().certificate.display())
+        .set("server_tls_sslnegotiation", "direct")
+        .set("query_wait_timeout", 5)
+}
+
+#[test]
+fn a_server_gets_its_handshake_at_once_where_that_is_asked() {
+    if support::beyond_pgbouncer() {
+        return;
+    }
+    // As PostgreSQL from 17 on, our own TLS takes a handshake without a request.
+    let server = &Authority::shared().server;
+    let behind = shows(Setup::new(), server).set("client_tls_sslmode", "require").start();
+    let front = direct(behind.port);
+    let front = front.database("app", &format!("host=localhost port={} user={}", behind.port, behind.role));
+    let front =
+        front.database("other", &format!("host=localhost port={} user={} dbname=app", behind.port, behind.role));
+    let proxy = front.start();
+    let mut client = proxy.login().database("other").client();
+    assert_eq!(client.value("SELECT current_user"), behind.role);
+    client.send(Script::new().query("SELECT pg_sleep(60)"));
+    Postgres::shared().until_sleeping(&behind.role, 1);
+    crate::cancel::cancel(&proxy, &crate::cancel::cancel_packet(&client));
+    assert_eq!(client.reply().error().unwrap()[&'C'], "57014");
+
+    // The very first bytes are those of TLS, and say what for.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let proxy = direct(listener.local_addr().unwrap().port()).start();
+    let hello = std::thread::scope(|scope| {
+        let login = scope.spawn(|| proxy.login().attempt().is_ok());
+        let (mut socket, _) = listener.accept().unwrap();
+        let mut hello: Vec<u8> = Vec::new();
+        while !hello.windows(10).any(|word| word == b"postgresql") {
+            let mut chunk = [0; 2048];
+            let len = socket.read(&mut chunk).unwrap();
+            assert!(len > 0, "{hello:x?}");
+            hello.extend(&chunk[..len]);
+        }
+        drop((socket, listener));
+        assert!(!login.join().unwrap());
+        hello
+    });
+    assert_eq!(hello[0], 0x16);
+}
+
+#[test]
+fn a_server_that_does_not_say_what_it_speaks_is_left() {
+    if support::beyond_pgbouncer() {
+        return;
+    }
+    let greeter = Greeter::start(&Authority::shared().server);
+    let proxy = direct(greeter.port).start();
+
+    let refusal = proxy.login().attempt().err().expect("a refusal").message();
+
+    let why = "direct SSL connection was established without ALPN protocol negotiation extension";
+    assert!(refusal.contains(why) || refusal == "query_wait_timeout", "{refusal}");
+    proxy.until_log(why);
+    let (status, log) = direct(greeter.port).set("server_tls_sslmode", "prefer").refused();
+    assert!(!status.success() && log.contains("server_tls_sslnegotiation=direct needs"), "{log}");
 }

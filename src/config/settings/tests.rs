@@ -134,6 +134,7 @@ fn show_config_on_defaults_is_pgbouncers_row_by_row() {
             "log_format",
             "login_rate_burst",
             "login_rate_limit",
+            "server_tls_sslnegotiation",
             "stats_login_counts",
             "worker_threads",
             "login_notify_message",

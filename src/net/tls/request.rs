@@ -1,9 +1,11 @@
-//! Asking a server for TLS: SSLRequest, its answer, the handshake. Manual: "SSL Session Encryption".
+//! Asking a server for TLS: SSLRequest, its answer, the handshake; or the handshake at once, which PostgreSQL takes
+//! from version 17 on. Manual: "SSL Session Encryption", and sslnegotiation in "Database Connection Control Functions".
 
 use std::fmt;
 use std::io;
 
-use super::{InForce, TlsError, TlsStream};
+use super::{ALPN, Connector, InForce, TlsError, TlsStream};
+use crate::config::SslNegotiation;
 use crate::net::buffers::Inbox;
 use crate::net::stream::Stream;
 use crate::wire::startup;
@@ -21,6 +23,8 @@ pub enum RequestError {
     Io(io::Error),
     /// The handshake failed.
     Handshake(TlsError),
+    /// It took a handshake without a request and did not say that it means PostgreSQL's protocol.
+    NoAlpn,
 }
 
 impl fmt::Display for RequestError {
@@ -31,6 +35,10 @@ impl fmt::Display for RequestError {
             RequestError::Eager => f.write_str("received unencrypted data after SSL response"),
             RequestError::Io(_) => f.write_str("server conn crashed?"),
             RequestError::Handshake(error) => write!(f, "TLS handshake error: {error}"),
+            RequestError::NoAlpn => f.write_str(
+                "direct SSL connection was established without ALPN protocol negotiation extension \
+                 (server_tls_sslnegotiation)",
+            ),
         }
     }
 }
@@ -61,6 +69,13 @@ impl From<RequestError> for io::Error {
 /// Not cancel safe.
 pub async fn request(stream: &mut Stream, tls: &InForce, host: &str) -> Result<(), RequestError> {
     let (Some(connector), Stream::Tcp(_)) = (&tls.connector, &*stream) else { return Ok(()) };
+    if tls.server_negotiation() == SslNegotiation::Direct {
+        shake_hands(stream, connector, host).await?;
+        return match stream.tls().and_then(TlsStream::alpn) {
+            Some(ALPN) => Ok(()),
+            _ => Err(RequestError::NoAlpn),
+        };
+    }
     let mut out = Vec::with_capacity(8);
     startup::ssl_request(&mut out);
     stream.send_all(&out).await?;
@@ -69,15 +84,17 @@ pub async fn request(stream: &mut Stream, tls: &InForce, host: &str) -> Result<(
         return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
     }
     match answer.fresh() {
-        [b'S'] => {
-            let socket = stream.take_tcp().ok_or(io::ErrorKind::NotConnected).map_err(io::Error::from)?;
-            let connected = TlsStream::connect(socket, connector, host).await.map_err(RequestError::Handshake)?;
-            *stream = Stream::Tls(Box::new(connected));
-            Ok(())
-        }
+        [b'S'] => shake_hands(stream, connector, host).await,
         [b'N'] if tls.server_mode().is_strict() => Err(RequestError::Refused),
         [b'N'] => Ok(()),
         [b'S' | b'N', _, ..] => Err(RequestError::Eager),
         _ => Err(RequestError::BadAnswer),
     }
+}
+
+async fn shake_hands(stream: &mut Stream, connector: &Connector, host: &str) -> Result<(), RequestError> {
+    let socket = stream.take_tcp().ok_or(io::ErrorKind::NotConnected).map_err(io::Error::from)?;
+    let connected = TlsStream::connect(socket, connector, host).await.map_err(RequestError::Handshake)?;
+    *stream = Stream::Tls(Box::new(connected));
+    Ok(())
 }

@@ -16,9 +16,10 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
 
-use super::PATIENCE;
+use super::postgres::free_port;
 use super::script::Wire;
 use super::warden::{account, warden};
+use super::{PATIENCE, eventually};
 
 /// A key and its certificate.
 #[derive(Clone)]
@@ -242,6 +243,36 @@ impl Tunnel {
 }
 
 impl Drop for Tunnel {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        warden().forget(self.child.id());
+    }
+}
+
+/// `openssl s_server`: it shakes hands, knows nothing of ALPN and says nothing.
+pub(crate) struct Greeter {
+    child: Child,
+    /// Where the pooler finds it, on 127.0.0.1.
+    pub(crate) port: u16,
+}
+
+impl Greeter {
+    /// With this key and certificate.
+    pub(crate) fn start(pair: &Pair) -> Greeter {
+        let port = free_port();
+        let mut command = Command::new("openssl");
+        command.args(["s_server", "-quiet", "-accept", &format!("127.0.0.1:{port}")]);
+        command.arg("-key").arg(&pair.key).arg("-cert").arg(&pair.certificate);
+        // It ends with its input, so this stays open.
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        warden().add(child.id());
+        eventually("openssl listens", || TcpStream::connect(("127.0.0.1", port)).ok());
+        Greeter { child, port }
+    }
+}
+
+impl Drop for Greeter {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
