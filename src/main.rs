@@ -80,7 +80,7 @@ fn check(run: &Run, sources: &Sources) -> ExitCode {
             match Tls::default().prepare(&config.settings) {
                 Ok(tls) => tls.notices.iter().for_each(|notice| println!("{notice}")),
                 Err(error) => {
-                    println!("TLS setup failed: {error}");
+                    println!("{}", config.tls_problem(&error));
                     return ExitCode::FAILURE;
                 }
             }
@@ -171,7 +171,7 @@ fn serve(
     }
     let config = load(&sources)?;
     // As whoever starts it: keys may be root's alone.
-    let tls = Tls::default().prepare(&config.settings).map_err(|error| format!("TLS setup failed: {error}"))?;
+    let tls = Tls::default().prepare(&config.settings).map_err(|error| config.tls_problem(&error))?;
     if let Some(user) = run.user.as_ref().or(config.settings.user.as_ref()).filter(|user| !user.is_empty()) {
         process::become_user(user)?;
     }

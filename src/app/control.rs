@@ -107,10 +107,9 @@ impl Control {
         for setting in config.settings.keep_restart_only(&running.settings) {
             tracing::warn!("{}: changed, but takes effect only with a restart", setting.name);
         }
-        let tls = registry.tls().prepare(&config.settings).map_err(|error| {
-            tracing::error!("TLS setup failed: {error}");
+        let tls = registry.tls().prepare(&config.settings).inspect_err(|error| {
+            tracing::error!("{}", config.tls_problem(error));
             tracing::error!("RELOAD refused: TLS configuration could not be reloaded, keeping old configuration");
-            error
         })?;
         self.apply(registry, config);
         encrypt(registry, tls);

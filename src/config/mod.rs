@@ -80,6 +80,17 @@ pub struct Config {
 }
 
 impl Config {
+    /// What is wrong with the settings of TLS or the files they name, with the place of the setting that is blamed: the
+    /// first in the text.
+    pub fn tls_problem(&self, what: &str) -> String {
+        let blamed = self.given.iter().filter_map(|given| Some((what.find(&*given.name)?, given)));
+        // Of two that begin alike, the longer one is meant.
+        match blamed.min_by_key(|(at, given)| (*at, std::cmp::Reverse(given.name.len()))) {
+            Some((_, given)) => format!("{}: TLS setup failed: {what}", given.place),
+            None => format!("TLS setup failed: {what}"),
+        }
+    }
+
     /// The entry a client's database name leads to: its own, or `*`.
     pub fn database(&self, name: &str) -> Option<&Database> {
         self.databases.get(name).or_else(|| self.databases.get("*"))

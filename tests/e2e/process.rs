@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use crate::support::postgres::free_port;
 use crate::support::proxy::{bare, bare_named, exe, is_pgbouncer};
+use crate::support::tls::Authority;
 use crate::support::warden::{account, warden};
 use crate::support::{self, Login, Postgres, Proxy, Setup, eventually};
 
@@ -130,6 +131,45 @@ fn check_takes_the_same_command_line_as_the_start() {
     assert!(code == Some(1) && said.ends_with("daemon needs pidfile configured\n"), "{code:?}: {said}");
     assert_eq!(check(&["-d", "--check"], &daemon).0, Some(0));
     assert!(!dir.join("x.pid").exists(), "a check starts nothing");
+}
+
+#[test]
+fn check_names_the_line_of_a_tls_file_that_will_not_do() {
+    if support::beyond_pgbouncer() {
+        return;
+    }
+    let (authority, other) = (Authority::shared(), Authority::other());
+    let dir = folder();
+    let file = dir.join("tls.ini");
+    let said = |key: &Path, certificate: &Path, authorities: &Path| {
+        let [key, certificate, authorities] = [key, certificate, authorities].map(Path::display);
+        let text = format!(
+            "[databases]\n[pgbouncer]\nauth_type = any\nclient_tls_sslmode = verify-ca\n\
+             client_tls_key_file = {key}\nclient_tls_cert_file = {certificate}\nclient_tls_ca_file = {authorities}\n"
+        );
+        fs::write(&file, text).unwrap();
+        let output = bare(&["--check", &file.display().to_string()]);
+        (output.status.code(), text_of_last_line(&output.stdout))
+    };
+    let (key, certificate) = (&authority.server.key, &authority.server.certificate);
+    let at = |line: u32| format!("{}:{line}: TLS setup failed: invalid client_tls_", file.display());
+
+    assert_eq!(said(key, certificate, &authority.certificate).0, Some(0));
+    for (key, certificate, authorities, line, why) in [
+        (Path::new("/none"), &**certificate, &*authority.certificate, 5, "No such file"),
+        (&**certificate, &**certificate, &*authority.certificate, 5, "there is no private key in it"),
+        (&*other.server.key, &**certificate, &*authority.certificate, 5, "this key does not belong to"),
+        (&**key, &**key, &*authority.certificate, 6, "there is no certificate in it"),
+        (&**key, &**certificate, &**key, 7, "there is no certificate in it"),
+    ] {
+        let (code, last) = said(key, certificate, authorities);
+        assert!(code == Some(1) && last.starts_with(&at(line)) && last.contains(why), "{why}: {last}");
+    }
+}
+
+/// The last line of what a program said.
+fn text_of_last_line(bytes: &[u8]) -> String {
+    text(bytes).lines().last().unwrap_or_default().to_owned()
 }
 
 // --- the background
