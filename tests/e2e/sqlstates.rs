@@ -5,7 +5,7 @@ use tokio_postgres::NoTls;
 use tokio_postgres::error::SqlState;
 
 use crate::support::tools::{postgres_tool, psql, python};
-use crate::support::{self, Client, Gate, Login, Proxy, Script, Setup, Wire, eventually};
+use crate::support::{self, Client, Gate, Login, Postgres, Proxy, Script, Setup, Wire, eventually};
 
 /// The SQLSTATE a login is refused with, and the text.
 #[track_caller]
@@ -223,6 +223,70 @@ fn psycopg_sees_a_lost_connection_in_whatever_throws_it_out() {
 
         assert_eq!(python("thrown_out.py", &[&conninfo, sql]).ok().trim(), "OperationalError", "{setting}");
     }
+}
+
+/// Asks as a program does that knows by the SQLSTATE what may be tried again: on a new connection, until there is an
+/// answer. What it met on the way, each once, and the answer. (psycopg 2 and 3 cannot: libpq reads on to the end of a
+/// connection that a FATAL error ends, and complains of that instead, with PostgreSQL itself too.)
+fn asked_again(conninfo: String, sql: &'static str) -> std::thread::JoinHandle<(Vec<SqlState>, String)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let again = [SqlState::TOO_MANY_CONNECTIONS, SqlState::ADMIN_SHUTDOWN, SqlState::CANNOT_CONNECT_NOW];
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            let (mut met, mut sql) = (Vec::new(), sql);
+            loop {
+                let (client, connection) = tokio_postgres::connect(&conninfo, NoTls).await.unwrap();
+                tokio::spawn(connection);
+                match client.query_one(sql, &[]).await {
+                    Ok(row) => return (met, row.get(0)),
+                    Err(error) => {
+                        let code = error.code().unwrap_or_else(|| panic!("{error}")).clone();
+                        assert!(again.contains(&code), "{error}");
+                        if !met.contains(&code) {
+                            met.push(code);
+                        }
+                        sql = "SELECT 'answer'";
+                    }
+                }
+            }
+        })
+    })
+}
+
+#[test]
+fn a_program_tells_by_the_sqlstate_what_it_may_try_again() {
+    if support::beyond_pgbouncer() {
+        return;
+    }
+    let gate = Gate::open();
+    let setup = Setup::new().through(gate.port).set("default_pool_size", 1).set("query_wait_timeout", 1);
+    let proxy = setup.set("server_login_retry", 60).start();
+    let conninfo = format!("host=127.0.0.1 port={} user={} dbname=app", proxy.port, proxy.role);
+    let answered = |code: SqlState| (vec![code], "answer".to_owned());
+
+    let mut holder = proxy.client();
+    holder.ok("BEGIN");
+    let waiting = asked_again(conninfo.clone(), "SELECT 1");
+    proxy.until_log("closing because: query_wait_timeout");
+    holder.ok("COMMIT");
+    assert_eq!(waiting.join().unwrap(), answered(SqlState::TOO_MANY_CONNECTIONS));
+    proxy.console().ok("SET query_wait_timeout = 60");
+
+    let asleep = asked_again(conninfo.clone(), "SELECT pg_sleep(60)::text");
+    Postgres::shared().until_sleeping(&proxy.role, 1);
+    let clients = proxy.show("CLIENTS");
+    let busy = clients.all(&[("user", &proxy.role)]).into_iter().find(|client| !client["link"].is_empty());
+    proxy.console().ok(&format!("KILL_CLIENT {}", busy.expect("the program's connection")["id"]));
+    assert_eq!(asleep.join().unwrap(), answered(SqlState::ADMIN_SHUTDOWN));
+
+    gate.shut();
+    holder.send(Script::new().query("SELECT 1"));
+    proxy.until_log("server login failed");
+    let too_early = asked_again(conninfo, "SELECT 1");
+    proxy.until_log("server login has been failing");
+    gate.reopen();
+    proxy.console().ok("RECONNECT");
+    assert_eq!(too_early.join().unwrap(), answered(SqlState::CANNOT_CONNECT_NOW));
 }
 
 #[test]
