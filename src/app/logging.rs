@@ -89,7 +89,8 @@ impl LogOptions {
     }
 }
 
-/// The running log; all clones are one. Dropping the last writes what is left, waiting at most [`writer::PATIENCE`].
+/// The running log; all clones are one. Dropping the last writes what is left, waiting at most
+/// [`writer::LAST_PATIENCE`].
 #[derive(Clone, Debug)]
 pub struct Log {
     dial: Arc<Dial>,
@@ -127,7 +128,7 @@ impl Log {
     /// come.
     pub fn reopen(&self, options: &LogOptions) -> Result<(), LogError> {
         let (outputs, silent) = outputs(options, &self.zone)?;
-        self.writer.flush();
+        self.writer.flush(writer::PATIENCE);
         self.writer.replace(outputs, options.job.clone());
         self.set(options);
         if let (Some(error), Some(syslog)) = (silent, &options.syslog) {
@@ -136,10 +137,10 @@ impl Log {
         Ok(())
     }
 
-    /// Waits until everything logged so far is written, at most [`writer::PATIENCE`]. Before `exit`, which drops
+    /// Waits until everything logged so far is written, at most [`writer::LAST_PATIENCE`]. Before `exit`, which drops
     /// nothing.
     pub fn flush(&self) {
-        self.writer.flush();
+        self.writer.flush(writer::LAST_PATIENCE);
     }
 
     /// Ends when everything logged so far is written, or after [`writer::MOMENT`].

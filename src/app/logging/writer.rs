@@ -33,8 +33,12 @@ pub const LINGER: Duration = Duration::from_millis(50);
 /// Writes within one [`LINGER`] before the thread lets lines gather.
 pub const PROMPT_WRITES: u32 = 16;
 
-/// How long a flush, the end of the process, or one write to a reader that does not read may take.
+/// How long a reload waits for what was logged before it, and one write for a reader that does not read.
 pub const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long the end of the process waits for its last lines, which mostly say why it ends. Longer than a busy disk
+/// takes; nobody is kept waiting by it but who stops the process.
+pub const LAST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a client's last message may wait for the line that says why.
 pub const MOMENT: Duration = Duration::from_millis(100);
@@ -67,9 +71,9 @@ impl Writer {
         self.queue.clone()
     }
 
-    /// Waits until what was pushed so far is written, at most [`PATIENCE`].
-    pub fn flush(&self) {
-        self.queue.flush();
+    /// Waits until what was pushed so far is written, at most so long.
+    pub fn flush(&self, patience: Duration) {
+        self.queue.flush(patience);
     }
 
     /// Writes to these outputs from now on, under the name of this job.
@@ -83,7 +87,7 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.queue.flush();
+        self.queue.flush(LAST_PATIENCE);
         self.queue.lock().ended = true;
         self.queue.work.notify_all();
     }
@@ -157,12 +161,12 @@ impl Queue {
         }
     }
 
-    fn flush(&self) {
+    fn flush(&self, patience: Duration) {
         let mut state = self.lock();
         let wanted = state.pushed;
         state.flushing += 1;
         self.work.notify_all();
-        let waited = self.progress.wait_timeout_while(state, PATIENCE, |state| state.written < wanted);
+        let waited = self.progress.wait_timeout_while(state, patience, |state| state.written < wanted);
         waited.unwrap_or_else(PoisonError::into_inner).0.flushing -= 1;
     }
 
