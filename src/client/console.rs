@@ -30,7 +30,6 @@ use crate::wire::{Backend, backend};
 pub(super) struct ConsoleClient {
     shared: Arc<Shared>,
     entered: EnteredClient,
-    stream: Stream,
     inbox: Inbox,
     console: Console,
     /// Its key, taken back on drop.
@@ -39,6 +38,8 @@ pub(super) struct ConsoleClient {
     unsent: Vec<u8>,
     /// Its place in the counts of clients.
     _admission: Admission,
+    /// The last to be dropped: whoever sees this connection closed finds it in no count any more.
+    stream: Stream,
 }
 
 /// What a console client was let in with.

@@ -95,7 +95,6 @@ struct Tally {
 
 /// A logged-in client, at a safe point between any two calls of [`Client::run`]'s steps.
 pub(crate) struct Client {
-    pub(crate) stream: Stream,
     /// Bytes from the application.
     pub(crate) inbox: Inbox,
     /// Where in a message the inbox's fresh bytes begin.
@@ -117,6 +116,8 @@ pub(crate) struct Client {
     /// Struck off the roster, out of the pool, out of the limits and out of the cancel table on drop.
     entered: EnteredClient,
     belongings: Belongings,
+    /// The last to be dropped: whoever sees this connection closed finds it in no count any more.
+    pub(crate) stream: Stream,
 }
 
 /// What a logged-in client holds and gives up by being dropped.
