@@ -177,7 +177,10 @@ mod tests {
 
     #[test]
     fn a_closed_port_is_no_answer() {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        // Nobody else gets the port while this socket has it, which does not listen.
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+        let port = socket.local_addr().unwrap().as_socket().unwrap().port();
 
         let error = ping(&options("127.0.0.1", port)).unwrap_err().to_string();
 

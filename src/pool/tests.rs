@@ -100,7 +100,7 @@ async fn until(what: impl Fn() -> bool) {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), patience).await.expect("it never came about");
+    tokio::time::timeout(Duration::from_secs(120), patience).await.expect("it never came about");
 }
 
 #[tokio::test]
