@@ -168,7 +168,7 @@ impl Crowd {
                    exec \"${pgbench:-pgbench}\" -n -h 127.0.0.1 -p 6432 -c \"$1\" -T 600 -f /dev/stdin";
         let mut shell = std::process::Command::new("timeout");
         // Killed or not, it ends.
-        shell.args(["300", "bash", "-c", ask, "pgbench", &clients.to_string()]);
+        shell.args(["900", "bash", "-c", ask, "pgbench", &clients.to_string()]);
         shell.env("PGUSER", application.get_user().unwrap()).env("PGDATABASE", application.get_dbname().unwrap());
         shell.env("PGPASSWORD", std::str::from_utf8(application.get_password().unwrap()).unwrap());
         let quiet = std::process::Stdio::null;

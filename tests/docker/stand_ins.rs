@@ -8,6 +8,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use super::engine::{LABEL, cache, run, say, try_run};
 
@@ -129,10 +130,24 @@ fn debootstrap(archive: &Path) -> Result<(), String> {
     let program = ["/usr/sbin/debootstrap", "/sbin/debootstrap"].into_iter().find(|path| Path::new(path).exists());
     let program = program.ok_or("debootstrap is not installed (tests/deps.sh test)")?;
     say("making a Debian by debootstrap, for this time and the next");
-    let folder = tempfile::Builder::new().prefix("debian-").tempdir_in(cache()).unwrap();
-    let root = folder.path().display().to_string();
     let include = format!("--include={PACKAGES}");
-    try_run(&[program, "--variant=minbase", &include, "bookworm", &root])?;
+    // A mirror may have a bad moment. What was fetched before that is not fetched again.
+    let packages = tempfile::Builder::new().prefix("packages-").tempdir_in(cache()).unwrap();
+    let kept = format!("--cache-dir={}", packages.path().display());
+    let attempt = || {
+        let folder = tempfile::Builder::new().prefix("debian-").tempdir_in(cache()).unwrap();
+        let root = folder.path().display().to_string();
+        try_run(&[program, "--variant=minbase", &kept, &include, "bookworm", &root]).map(|_| folder)
+    };
+    let mut made = attempt();
+    for seconds in [5, 20] {
+        let Err(why) = &made else { break };
+        say(&format!("debootstrap failed, trying again in {seconds} s: {why}"));
+        std::thread::sleep(Duration::from_secs(seconds));
+        made = attempt();
+    }
+    let folder = made?;
+    let root = folder.path().display().to_string();
     run(&["chroot", &root, "install", "-d", "-o", "postgres", "-g", "postgres", "/var/lib/postgresql/data"]);
     let unfinished = archive.with_extension("unfinished");
     let mut tar = Command::new("tar");
