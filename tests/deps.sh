@@ -24,6 +24,17 @@ has_compose() {
     docker compose version || docker-compose version
 }
 
+# Runs a command that needs the network, up to four times.
+patiently() {
+    local pause
+    for pause in 5 15 45; do
+        ! "$@" || return 0
+        echo "Trying again in $pause s: $1" >&2
+        sleep "$pause"
+    done
+    "$@"
+}
+
 install_manifest_tools() {
     local tools target
     target=${CARGO_TARGET_DIR:-$(dirname "$0")/../target}
@@ -32,9 +43,12 @@ install_manifest_tools() {
     echo "Installing from PyPI, into $tools: kubernetes-validate yamllint"
     rm -rf "$tools"
     mkdir -p "$target/tmp"
-    # Where PyPI cannot be reached, the test that wants them says that it is skipped.
-    /usr/bin/python3 -m venv "$tools" && "$tools/bin/pip" install --quiet --disable-pip-version-check \
-        kubernetes-validate==1.37.0 yamllint==1.38.0 || echo "They cannot be had; going on without." >&2
+    # Where PyPI cannot be reached, which pip tries more than once, the test that wants them says that it is skipped.
+    /usr/bin/python3 -m venv "$tools" && timeout 300 "$tools/bin/pip" install --quiet --disable-pip-version-check \
+        kubernetes-validate==1.37.0 yamllint==1.38.0 || {
+        echo "They cannot be had; going on without." >&2
+        rm -rf "$tools"
+    }
 }
 
 for purpose in "$@"; do
@@ -113,10 +127,14 @@ trap cleanup EXIT
 echo "Installing from the distribution: ${missing[*]}"
 install() {
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-        apt-get install --yes --quiet=2 --no-install-recommends -o Dpkg::Use-Pty=0 "${missing[@]}" >/dev/null
+        apt-get install --yes --quiet=2 --no-install-recommends -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 \
+        -o Acquire::Retries=3 "${missing[@]}" >/dev/null
+}
+update_and_install() {
+    "${as_root[@]}" apt-get update --quiet=2 -o Acquire::Retries=3 && install
 }
 # The lists may be old or absent, as they are in a container.
-install 2>/dev/null || { "${as_root[@]}" apt-get update --quiet=2 && install; }
+install 2>/dev/null || patiently update_and_install
 
 # What was installed for the benchmark or the tests should not come up at the next boot.
 for service in pgbouncer prometheus-pgbouncer-exporter; do
