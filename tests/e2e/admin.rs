@@ -129,10 +129,11 @@ fn show_stats_counts_the_time_spent_waiting() {
     holder.ok("BEGIN; SELECT pg_sleep(0.2)");
     waiter.send(Script::new().query("SELECT 1"));
     proxy.until_pool("cl_waiting", 1);
-    let pools = proxy.until("POOLS", |pools| {
-        pools.find(&[("user", &proxy.role)]).is_some_and(|row| row["maxwait_us"].parse::<u64>().unwrap() > 100_000)
+    proxy.until("POOLS", |pools| {
+        let number = |column| pools.cell(&[("user", &proxy.role)], column).parse::<u64>().unwrap();
+        assert!(number("maxwait_us") < 1_000_000, "the seconds are in the other column");
+        number("maxwait") * 1_000_000 + number("maxwait_us") > 100_000
     });
-    assert_eq!(pools.cell(&[("user", &proxy.role)], "maxwait"), "0");
     holder.ok("COMMIT");
     waiter.reply();
 
@@ -185,7 +186,7 @@ fn lists_state_config_and_version_tell_the_truth() {
     for item in ["databases", "users", "pools", "free_clients", "used_clients", "login_clients", "free_servers"] {
         assert!(lists.find(&[("list", item)]).is_some(), "{item}");
     }
-    assert_eq!(lists.cell(&[("list", "used_clients")], "items"), "2");
+    assert_eq!(lists.cell(&[("list", "used_clients")], "items"), "2", "the client and the console");
     let state = proxy.show("STATE");
     assert_eq!(state.cell(&[("key", "active")], "value"), "yes");
     assert_eq!(state.cell(&[("key", "paused")], "value"), "no");
@@ -284,7 +285,8 @@ fn pause_waits_for_transactions_and_resume_goes_on() {
         assert_eq!(holder.value("SELECT 1"), "1");
         holder.ok("COMMIT");
         assert_eq!(console.reply().tags(), ["PAUSE"]);
-        assert_eq!(Postgres::shared().backends(&proxy.role), 0);
+        assert!(proxy.show("SERVERS").find(&[("user", &proxy.role)]).is_none());
+        Postgres::shared().until_backends(&proxy.role, 0);
         assert!(!client.wire.stirs_within(Duration::from_millis(300)), "paused means paused");
 
         assert_eq!(console.ok(&format!("RESUME{target}")).tags(), ["RESUME"]);

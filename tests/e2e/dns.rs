@@ -205,6 +205,7 @@ fn servers_at_an_address_that_the_name_still_has_are_kept() {
     assert_eq!(servers.cell(&[("close_needed", "0")], "addr"), "127.0.0.2");
     clients.iter_mut().for_each(|client| assert_eq!(client.ok("COMMIT").status(), 'I'));
     proxy.until_pool("sv_idle", 1);
+    Postgres::shared().until_backends(&proxy.role, 1);
     assert_eq!(Postgres::shared().pids(&proxy.role), [kept.unwrap()]);
 }
 
@@ -255,7 +256,8 @@ fn known_addresses_outlive_a_silent_name_server() {
     }
     let names = NameServer::start();
     names.say(NAME, &["127.0.0.1"]);
-    let proxy = named(&names).set("dns_max_ttl", 0).start();
+    let impatient = names.resolv_conf("options timeout:1");
+    let proxy = named(&names).set("resolv_conf", impatient.display()).set("dns_max_ttl", 0).start();
     let _first = begin(&proxy, 1);
 
     names.mute();

@@ -62,7 +62,7 @@ fn a_claimed_length_before_login_costs_no_memory() {
     let setup = Setup::new().set("auth_type", "plain");
     let role = setup.role().to_owned();
     let proxy = setup.secret(&role, "x").start();
-    let before = proxy.rss_kib();
+    let before = proxy.data_kib();
     let mut visitors: Vec<Wire> = (0..50).map(|_| Wire::tcp(proxy.port)).collect();
 
     for (index, wire) in visitors.iter_mut().enumerate() {
@@ -78,7 +78,7 @@ fn a_claimed_length_before_login_costs_no_memory() {
     }
 
     proxy.login().password("x").client().pid();
-    let after = proxy.rss_kib();
+    let after = proxy.data_kib();
     assert!(after - before < GROWTH_MAX_KIB, "{before} KiB before, {after} after");
     let mut oversized = visitors.swap_remove(0);
     if !support::proxy::is_pgbouncer() {
@@ -159,7 +159,7 @@ fn a_claimed_length_after_login_costs_no_memory() {
     let proxy = Setup::new().set("default_pool_size", 20).set("max_client_conn", 200).start();
     let mut clients: Vec<Client> = (0..20).map(|_| proxy.client()).collect();
     clients.iter_mut().for_each(|client| assert_eq!(client.ok("BEGIN").status(), 'T'));
-    let before = proxy.rss_kib();
+    let before = proxy.data_kib();
 
     for (index, client) in clients.iter_mut().enumerate() {
         let tag = [b"Q", b"P", b"B", b"d"][index % 4];
@@ -168,7 +168,7 @@ fn a_claimed_length_after_login_costs_no_memory() {
 
     proxy.show("CLIENTS");
     std::thread::sleep(Duration::from_millis(200));
-    let after = proxy.rss_kib();
+    let after = proxy.data_kib();
     assert!(after - before < GROWTH_MAX_KIB, "{before} KiB before, {after} after");
     clients.into_iter().for_each(|client| client.wire.reset());
     eventually("the servers are gone", || (Postgres::shared().backends(&proxy.role) == 0).then_some(()));
@@ -176,11 +176,13 @@ fn a_claimed_length_after_login_costs_no_memory() {
 
 #[test]
 fn visitors_who_say_nothing_lock_nobody_out() {
-    let proxy = Setup::new().set("client_login_timeout", 1).set("max_client_conn", 300).start();
+    let proxy = Setup::new().set("client_login_timeout", 600).set("max_client_conn", 300).start();
+    let mut console = proxy.console();
     let mut mute: Vec<Wire> = (0..200).map(|_| Wire::tcp(proxy.port)).collect();
 
     assert_eq!(proxy.client().value("SELECT 1"), "1");
 
+    console.ok("SET client_login_timeout = 1");
     for wire in &mut mute {
         wire.until_end();
     }
@@ -188,8 +190,8 @@ fn visitors_who_say_nothing_lock_nobody_out() {
 
 #[test]
 fn noise_before_and_after_login_harms_nobody() {
-    let proxy = Setup::new().set("client_login_timeout", 2).start();
-    let before = proxy.rss_kib();
+    let proxy = Proxy::start();
+    let before = proxy.data_kib();
     for seed in 0..300 {
         let mut random = Random(seed);
         if seed % 2 == 0 {
@@ -211,7 +213,7 @@ fn noise_before_and_after_login_harms_nobody() {
 
     proxy.until_pool("sv_active", 0);
     assert_eq!(proxy.client().value("SELECT 1"), "1");
-    let after = proxy.rss_kib();
+    let after = proxy.data_kib();
     assert!(after - before < 2 * GROWTH_MAX_KIB, "{before} KiB before, {after} after");
 }
 
@@ -232,7 +234,7 @@ fn before(serve: impl Fn(Wire) + Clone + Send + 'static) -> (Proxy, FakeServer) 
         }
         serve(wire);
     });
-    let proxy = Setup::new().through(server.port).set("query_wait_timeout", 3).set("server_login_retry", 1).start();
+    let proxy = Setup::new().through(server.port).set("server_login_retry", 1).start();
     (proxy, server)
 }
 
@@ -268,15 +270,16 @@ fn servers_that_break_the_login_harm_nobody() {
     ];
     for (what, bytes) in behaviours {
         let (proxy, _server) = before(move |mut wire| wire.send(&bytes));
-        let before = proxy.rss_kib();
+        let before = proxy.data_kib();
 
         let mut wire = Wire::tcp(proxy.port);
+        proxy.console().ok("SET query_wait_timeout = 3");
         wire.send(proxy.login().startup());
         let told = wire.until_end();
 
         let told_why = told.iter().any(|message| message.tag == b'E');
         assert!(told_why || support::proxy::is_pgbouncer(), "{what}: {told:?}");
-        assert!(proxy.rss_kib() - before < GROWTH_MAX_KIB, "{what}");
+        assert!(proxy.data_kib() - before < GROWTH_MAX_KIB, "{what}");
         assert_eq!(proxy.show("STATE").rows.len(), 3, "{what}");
     }
 }

@@ -217,7 +217,10 @@ fn a_silent_directory_holds_up_nobody_else_and_is_left_when_the_client_is_gone()
     wire.send(proxy.login().user(&user).startup());
     wire.expect(b'R');
     wire.send(support::Script::new().message(b'p', b"secret1\0"));
-    let (mut asked, _) = silent.accept().unwrap();
+    silent.set_nonblocking(true).unwrap();
+    let (mut asked, _) = support::eventually("the directory is called", || silent.accept().ok());
+    asked.set_nonblocking(false).unwrap();
+    asked.set_read_timeout(Some(support::PATIENCE)).unwrap();
     assert_eq!(proxy.login().user(&trusted).client().value("SELECT current_user"), trusted);
     if support::beyond_pgbouncer() {
         return;

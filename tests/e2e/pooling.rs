@@ -229,7 +229,9 @@ fn the_pool_size_of_the_user_goes_before_that_of_the_database_and_the_default() 
         for client in &mut clients {
             client.send(Script::new().query("BEGIN"));
         }
-        proxy.until_pool("cl_waiting", 5 - expected);
+        let (served, waiting) = (expected.to_string(), (5 - expected).to_string());
+        let settled = [("user", proxy.role.as_str()), ("sv_active", &served), ("cl_waiting", &waiting)];
+        proxy.until("POOLS", |pools| pools.find(&settled).is_some());
         assert_eq!(Postgres::shared().backends(&proxy.role), expected);
     }
 }
@@ -331,7 +333,7 @@ fn max_user_connections_caps_a_user_over_all_databases() {
         there.ok("COMMIT");
 
         assert_eq!(third.reply().value(), "3");
-        assert!(Postgres::shared().backends(&proxy.role) <= 2);
+        Postgres::shared().until_backends(&proxy.role, 2);
     }
 }
 
@@ -432,7 +434,7 @@ fn a_server_that_dies_in_a_query_ends_its_client_with_the_reason() {
 #[test]
 fn while_the_server_cannot_be_reached_who_came_first_waits_and_who_comes_later_is_told() {
     let gate = Gate::open();
-    let proxy = Setup::new().through(gate.port).set("server_login_retry", 1).start();
+    let proxy = Setup::new().through(gate.port).set("server_login_retry", 600).start();
     let (mut early, mut late) = (proxy.client(), proxy.client());
     early.pid();
     gate.shut();
@@ -447,6 +449,7 @@ fn while_the_server_cannot_be_reached_who_came_first_waits_and_who_comes_later_i
     assert!(message.starts_with("server login has been failing, cached error: "), "{message}");
     assert!(message.ends_with("(server_login_retry)"), "{message}");
     gate.reopen();
+    proxy.console().ok("SET server_login_retry = 1");
     assert_eq!(early.reply().value(), "1");
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::postgres::free_port;
 use crate::support::proxy::{bare, bare_named, exe, is_pgbouncer};
@@ -104,7 +104,7 @@ fn quiet_says_nothing_on_stderr_and_all_in_the_logfile() {
     proxy.client().leave();
 
     eventually("the file has it", || {
-        fs::read_to_string(proxy.dir.join("pooler.log")).unwrap().contains("login attempt").then_some(())
+        fs::read_to_string(proxy.dir.join("pooler.log")).ok()?.contains("login attempt").then_some(())
     });
     assert_eq!(proxy.log(), "");
 }
@@ -177,6 +177,12 @@ fn text_of_last_line(bytes: &[u8]) -> String {
 /// A process that was started with -d. It ends with the test.
 struct Daemon(Pid);
 
+/// Whether a process is there, and not just waits for its parent to hear of its end.
+fn is_alive(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+    stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next()).is_some_and(|state| !"ZX".contains(state))
+}
+
 impl Daemon {
     /// The process that the pidfile names.
     fn of(pidfile: &Path) -> Daemon {
@@ -186,14 +192,16 @@ impl Daemon {
     }
 
     fn until_gone(&self) {
-        eventually("the daemon is gone", || test_kill_process(self.0).is_err().then_some(()));
+        eventually("the daemon is gone", || (!is_alive(self.0)).then_some(()));
     }
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let _ = kill_process(self.0, Signal::QUIT);
-        self.until_gone();
+        if is_alive(self.0) {
+            let _ = kill_process(self.0, Signal::QUIT);
+            self.until_gone();
+        }
         warden().forget(self.0.as_raw_nonzero().get().unsigned_abs());
     }
 }
@@ -231,7 +239,7 @@ fn a_daemon_is_in_a_session_of_its_own_and_says_nothing() {
     assert!(name.ends_with("/pgbouncer"), "ps shows the name it was started under: {command_line:?}");
     let up = format!(" [{}] LOG process up: ", daemon.0.as_raw_nonzero());
     eventually("the log is in the file", || {
-        fs::read_to_string(dir.join("pooler.log")).unwrap().contains(&up).then_some(())
+        fs::read_to_string(dir.join("pooler.log")).ok()?.contains(&up).then_some(())
     });
     assert_eq!(starter.log(), "");
 
@@ -552,18 +560,19 @@ fn a_descriptor_that_is_no_listening_socket_is_named() {
 
 // --- sockets
 
-/// What `ss` says of the established TCP connections of a process on its side of `port`, or to it. Asked again until
-/// all is acknowledged: before that it tells of other timers.
-fn sockets(pid: Pid, port: u16, towards: &str) -> Vec<String> {
+/// Waits until `ss` tells of established TCP connections of a process, on its side of `port` or to it, and all are as
+/// they should be: one that has just been used has other timers, one that has just been closed may be there still.
+#[track_caller]
+fn until_sockets(pid: Pid, port: u16, towards: &str, good: impl Fn(&str) -> bool) {
     let filter = format!("{towards} = :{port}");
     let mine = format!("pid={},", pid.as_raw_nonzero());
-    eventually("the connections rest", || {
+    eventually(&format!("the connections with {filter} are as set"), || {
         let mut ss = std::process::Command::new("ss");
         let output = ss.args(["-Htnop", "-i", "-m", "state", "established", &filter]).output().expect("ss runs");
         let all = text(&output.stdout).replace("\n\t", " ");
-        let lines: Vec<String> = all.lines().filter(|line| line.contains(&mine)).map(str::to_owned).collect();
-        (!lines.is_empty() && !lines.iter().any(|line| line.contains("timer:(on,"))).then_some(lines)
-    })
+        let mut lines = all.lines().filter(|line| line.contains(&mine)).peekable();
+        (lines.peek().is_some() && lines.all(|line| !line.contains("timer:(on,") && good(line))).then_some(())
+    });
 }
 
 #[test]
@@ -574,12 +583,15 @@ fn tcp_settings_reach_clients_and_servers_and_a_reload_changes_them() {
     let mut client = proxy.client();
     client.ok("BEGIN");
 
-    let both = || [sockets(proxy.pid(), proxy.port, "sport"), sockets(proxy.pid(), server_port, "dport")].concat();
-    for line in both() {
-        // The kernel tells of the buffers twice what was asked for.
-        assert!(line.contains("rb131072") && line.contains("tb131072"), "{line}");
-        assert!(line.contains("timer:(keepalive,20min"), "{line}");
-    }
+    let both = |good: &dyn Fn(&str) -> bool| {
+        until_sockets(proxy.pid(), proxy.port, "sport", good);
+        until_sockets(proxy.pid(), server_port, "dport", good);
+    };
+    both(&|line| {
+        // The kernel tells of the buffers twice what was asked for; of the time, what is left of 1234 seconds.
+        let keepalive = ["timer:(keepalive,20min", "timer:(keepalive,19min"].iter().any(|timer| line.contains(timer));
+        line.contains("rb131072") && line.contains("tb131072") && keepalive
+    });
     client.ok("COMMIT");
 
     proxy.rewrite(|setup| setup.set("tcp_keepalive", 0));
@@ -588,9 +600,7 @@ fn tcp_settings_reach_clients_and_servers_and_a_reload_changes_them() {
     proxy.until("CLIENTS", |clients| clients.find(&[("database", "app")]).is_none());
     let mut client = proxy.client();
     client.ok("BEGIN");
-    for line in both() {
-        assert!(!line.contains("timer:(keepalive"), "{line}");
-    }
+    both(&|line| !line.contains("timer:(keepalive"));
 }
 
 /// The kernel's own account of a listening socket: whether a client's first bytes are awaited before it is accepted.

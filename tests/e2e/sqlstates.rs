@@ -103,14 +103,16 @@ fn who_is_thrown_out_learns_why_from_the_sqlstate() {
     let proxy = Setup::new().set("client_idle_timeout", "0.3").start();
     assert_eq!(last_words(&mut proxy.client()), pair("57P05", "client_idle_timeout"));
 
-    let proxy = Setup::new().set("query_timeout", "0.3").start();
+    let proxy = Setup::new().set("default_pool_size", 1).start();
     let mut client = proxy.client();
+    proxy.console().ok("SET query_timeout = '0.3'");
     client.send(Script::new().query("SELECT pg_sleep(60)"));
     assert_eq!(last_words(&mut client), pair("57014", "query timeout"));
 
-    let proxy = Setup::new().set("default_pool_size", 1).set("query_wait_timeout", 1).start();
+    proxy.console().ok("SET query_timeout = 0");
     let (mut holder, mut waiter) = (proxy.client(), proxy.client());
     holder.ok("BEGIN");
+    proxy.console().ok("SET query_wait_timeout = 1");
     waiter.send(Script::new().query("SELECT 1"));
     assert_eq!(last_words(&mut waiter), pair("53300", "query_wait_timeout"));
     proxy.console().ok("KILL app");
@@ -200,9 +202,10 @@ fn psql_shows_the_sqlstate_of_what_throws_it_out() {
     if support::beyond_pgbouncer() {
         return;
     }
-    let proxy = Setup::new().set("default_pool_size", 1).set("query_wait_timeout", 1).start();
+    let proxy = Setup::new().set("default_pool_size", 1).start();
     let mut holder = proxy.client();
     holder.ok("BEGIN");
+    proxy.console().ok("SET query_wait_timeout = 1");
     let conninfo = format!("host=127.0.0.1 port={} user={} dbname=app", proxy.port, proxy.role);
 
     let told = psql(&conninfo, &["-v", "VERBOSITY=verbose", "-c", "SELECT 1"]);
@@ -218,7 +221,10 @@ fn psycopg_sees_a_lost_connection_in_whatever_throws_it_out() {
         ("client_idle_timeout", "SELECT 1"),
         ("query_timeout", "SELECT pg_sleep(60)"),
     ] {
-        let proxy = Setup::new().set(setting, "0.3").start();
+        let proxy = Proxy::start();
+        // A login that has to wait for its server may run into the time already.
+        proxy.client().leave();
+        proxy.console().ok(&format!("SET {setting} = '0.3'"));
         let conninfo = format!("host=127.0.0.1 port={} user={} dbname=app", proxy.port, proxy.role);
 
         assert_eq!(python("thrown_out.py", &[&conninfo, sql]).ok().trim(), "OperationalError", "{setting}");

@@ -90,14 +90,15 @@ impl NameServer {
         self.script.lock().unwrap().asked.get(name).copied().unwrap_or(0)
     }
 
-    /// A file for the setting `resolv_conf`, with these lines beside those that lead here.
+    /// A file for the setting `resolv_conf`, with these lines beside those that lead here. An answer is waited for
+    /// longer than any test lasts, unless a line says otherwise.
     pub(crate) fn resolv_conf(&self, more: &str) -> PathBuf {
         let server = match self.at.port() {
             53 => self.at.ip().to_string(),
             _ => self.at.to_string(),
         };
         let path = warden().dir().join(format!("resolv-{server}.conf"));
-        fs::write(&path, format!("nameserver {server}\noptions timeout:1 attempts:1\n{more}\n")).unwrap();
+        fs::write(&path, format!("nameserver {server}\noptions timeout:30 attempts:1\n{more}\n")).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         path
     }

@@ -5,16 +5,19 @@
 //! all others are trusted.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::eventually;
+use socket2::{Domain, Socket, Type};
+
 use super::script::{Client, Login};
 use super::tls::Authority;
 use super::warden::{command_as_account, warden};
+use super::{PATIENCE, eventually};
 
 const CONF: &str = "\
 fsync = off
@@ -26,7 +29,7 @@ shared_buffers = 32MB
 wal_level = logical
 max_wal_senders = 40
 max_replication_slots = 40
-wal_keep_size = 64MB
+wal_keep_size = 512MB
 listen_addresses = '127.0.0.1, 127.0.0.2, 127.0.0.3'
 log_timezone = 'UTC'
 timezone = 'UTC'
@@ -115,7 +118,7 @@ impl Postgres {
     }
 
     fn await_start(&self, log: &Path) {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + PATIENCE;
         while self.local().user("postgres").database("postgres").attempt().is_err() {
             let log = || fs::read_to_string(log).unwrap_or_default();
             assert!(Instant::now() < deadline, "PostgreSQL did not start:\n{}", log());
@@ -178,10 +181,52 @@ impl Postgres {
         eventually("pg_sleep runs", || (admin.value(&sql) == count.to_string()).then_some(()));
     }
 
+    /// Waits until the role has so many backends. A connection that was closed may still have one for a moment.
+    #[track_caller]
+    pub(crate) fn until_backends(&self, role: &str, count: usize) {
+        eventually(&format!("{role} has {count} backends"), || (self.backends(role) == count).then_some(()));
+    }
+
+    /// A lock that is held until it is let go, so that a query lasts exactly as long as a test wants.
+    pub(crate) fn lock(&self) -> Lock {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let mut holder = self.admin();
+        holder.ok(&format!("SELECT pg_advisory_lock({number})"));
+        Lock { holder, number }
+    }
+
     /// The process ids of the role's backends.
     pub(crate) fn pids(&self, role: &str) -> Vec<String> {
         let sql = format!("SELECT pid FROM pg_stat_activity WHERE usename = '{role}' ORDER BY backend_start");
         self.admin().ok(&sql).rows().into_iter().map(|row| row[0].clone().unwrap()).collect()
+    }
+}
+
+/// A lock in PostgreSQL, held by the test.
+pub(crate) struct Lock {
+    holder: Client,
+    number: u32,
+}
+
+impl Lock {
+    /// The query that lasts until the lock is let go, for any number of sessions; it answers with an empty text.
+    pub(crate) fn wait(&self) -> String {
+        format!("SELECT pg_advisory_xact_lock_shared({})", self.number)
+    }
+
+    /// Waits until so many sessions wait for it.
+    #[track_caller]
+    pub(crate) fn until_awaited(&mut self, count: usize) {
+        let Lock { holder, number } = self;
+        let sql =
+            format!("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = {number} AND NOT granted");
+        eventually("the lock is waited for", || (holder.value(&sql) == count.to_string()).then_some(()));
+    }
+
+    /// Lets everybody have it.
+    pub(crate) fn release(&mut self) {
+        assert_eq!(self.holder.value(&format!("SELECT pg_advisory_unlock({})", self.number)), "t");
     }
 }
 
@@ -203,13 +248,22 @@ pub(crate) fn bindir() -> &'static Path {
     })
 }
 
-/// A loopback port nobody listens on, below the range the kernel gives to outgoing connections.
+/// A loopback port for this test alone, below the range the kernel gives to outgoing connections.
+///
+/// It is bound until the run ends, by a socket that does not listen. Such a one is in the way of nobody who sets
+/// SO_REUSEADDR and asks for this very port, as everybody here does, but no other run of these tests is given it, and
+/// nor is who asks for any port.
 pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
+    static HELD: Mutex<Vec<Socket>> = Mutex::new(Vec::new());
     loop {
         let step = NEXT.fetch_add(1, Ordering::Relaxed);
         let port = 10_000 + ((std::process::id() * 613 + step) % 20_000) as u16;
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        // First without the option: this asks whether anybody at all has it.
+        if socket.bind(&SocketAddr::from(([127, 0, 0, 1], port)).into()).is_ok() {
+            socket.set_reuse_address(true).unwrap();
+            HELD.lock().unwrap().push(socket);
             return port;
         }
     }

@@ -380,7 +380,11 @@ impl Proxy {
     /// What a `SHOW` command answers.
     #[track_caller]
     pub(crate) fn show(&self, what: &str) -> Table {
-        self.console().table(&format!("SHOW {what}"))
+        let mut console = self.console();
+        let table = console.table(&format!("SHOW {what}"));
+        // Gone before anybody counts.
+        console.leave();
+        table
     }
 
     /// Asks a `SHOW` command again and again until its table satisfies `check`.
@@ -393,6 +397,7 @@ impl Proxy {
         loop {
             let table = console.table(&sql);
             if check(&table) {
+                console.leave();
                 return table;
             }
             assert!(std::time::Instant::now() < deadline, "{sql} never satisfied the test: {last:?}");
@@ -512,16 +517,27 @@ impl Proxy {
         eventually(&format!("the log says {text:?}"), || self.log().contains(text).then_some(()));
     }
 
-    /// Resident memory of the process now, in KiB.
-    pub(crate) fn rss_kib(&self) -> i64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid().as_raw_nonzero())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    /// Memory that the process keeps data in, now, in KiB. Pages of the program itself do not count: when they are
+    /// loaded, and when the kernel takes them back, is no doing of ours.
+    pub(crate) fn data_kib(&self) -> i64 {
+        let sums = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid().as_raw_nonzero())).unwrap();
+        let line = sums.lines().find(|line| line.starts_with("Anonymous:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
     /// Processor time used by the process so far, all threads together.
     pub(crate) fn cpu(&self) -> std::time::Duration {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid().as_raw_nonzero())).unwrap();
+        self.cpu_of("stat")
+    }
+
+    /// Processor time used so far by the thread that began the process: in pgweir the first worker, which runs whatever
+    /// must not be delayed.
+    pub(crate) fn cpu_of_first_thread(&self) -> std::time::Duration {
+        self.cpu_of(&format!("task/{}/stat", self.pid().as_raw_nonzero()))
+    }
+
+    fn cpu_of(&self, file: &str) -> std::time::Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/{file}", self.pid().as_raw_nonzero())).unwrap();
         let after_name = stat.rsplit(')').next().unwrap();
         let fields: Vec<&str> = after_name.split_whitespace().collect();
         let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();

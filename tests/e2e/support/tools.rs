@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::eventually;
 use super::postgres::bindir;
 use super::warden::warden;
+use super::{PATIENCE, eventually};
 
 /// What a program did.
 pub(crate) struct Outcome {
@@ -119,7 +119,7 @@ fn clean(command: &mut Command) {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
         command.env_remove(name);
     }
-    command.env("PGCONNECT_TIMEOUT", "30").current_dir(warden().dir());
+    command.env("PGCONNECT_TIMEOUT", PATIENCE.as_secs().to_string()).current_dir(warden().dir());
 }
 
 fn run(mut command: Command) -> Outcome {
@@ -129,7 +129,7 @@ fn run(mut command: Command) -> Outcome {
     let (mut stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
     let errors = std::thread::spawn(move || read(&mut stderr));
     let output = std::thread::spawn(move || read(&mut stdout));
-    let deadline = Instant::now() + Duration::from_secs(120);
+    let deadline = Instant::now() + 5 * PATIENCE;
     let status = loop {
         if let Some(status) = child.try_wait().unwrap() {
             break Some(status);

@@ -48,8 +48,8 @@ pub(crate) fn warden() -> &'static Warden {
 
 impl Warden {
     fn start() -> Warden {
-        let dir = std::env::temp_dir().join(format!("pgweir-e2e-{}", std::process::id()));
-        fs::create_dir(&dir).expect("the run's folder can be made");
+        let dir =
+            tempfile::Builder::new().prefix("pgweir-e2e-").tempdir().expect("the run's folder can be made").keep();
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
         if let Some(account) = account() {
             std::os::unix::fs::chown(&dir, Some(account.uid), Some(account.gid)).unwrap();
