@@ -13,7 +13,7 @@ use super::offer::{self, Words};
 use super::session::{self, Buffers, Progress, Session, Side};
 use super::trust::Authorities;
 use super::{File, Materials, pair};
-use crate::config::SslMode;
+use crate::config::{SslMode, SslNegotiation};
 use crate::net::buffers::Inbox;
 
 /// A key and its certificate, both as PEM: what a conversation is begun with.
@@ -117,6 +117,7 @@ fn begin(shown: Shown<'_>, accepting: bool) -> Session {
         Words { prefix: "client_tls", protocols: "secure".into(), ciphers: "default".into(), ..Words::default() };
     let materials = Materials {
         mode: SslMode::Require,
+        negotiation: SslNegotiation::default(),
         words,
         key: file("client_tls_key_file", shown.key),
         certificate: file("client_tls_cert_file", shown.certificate),

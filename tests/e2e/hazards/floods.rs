@@ -96,7 +96,7 @@ fn half_open_handshakes_are_cheap_and_end() {
     }
     let proxy = encrypting("allow").set("client_login_timeout", 4).set("max_client_conn", 3).start();
     let mut holder = proxy.client();
-    let before = proxy.rss_kib();
+    let before = proxy.data_kib();
     let hello = client_hello();
 
     let mut crowd: Vec<Wire> = (0..300).map(|_| Wire::tcp(proxy.port)).collect();
@@ -109,7 +109,7 @@ fn half_open_handshakes_are_cheap_and_end() {
 
     assert_eq!(holder.value("SELECT 1"), "1");
     assert_eq!(proxy.client().value("SELECT 1"), "1", "they take none of the three places");
-    let grown = proxy.rss_kib() - before;
+    let grown = proxy.data_kib() - before;
     assert!(grown < 300 * 64, "{grown} KiB for 300 connections");
     for wire in &mut crowd {
         wire.rest();
@@ -125,7 +125,7 @@ fn a_handshake_has_bounds() {
         return;
     }
     let proxy = encrypting("allow").start();
-    let before = proxy.rss_kib();
+    let before = proxy.data_kib();
     let begin = |wire: &mut Wire| {
         wire.send(SSL_REQUEST);
         assert_eq!(wire.byte(), b'S');
@@ -156,7 +156,7 @@ fn a_handshake_has_bounds() {
         wire.send(&pieces[..100_000]);
     }
     assert_eq!(proxy.client().value("SELECT 1"), "1");
-    let grown = proxy.rss_kib() - before;
+    let grown = proxy.data_kib() - before;
     assert!(grown < 40 * 300, "{grown} KiB for 40 of them");
 }
 
@@ -209,7 +209,7 @@ fn databases_that_strangers_make_up_leave_nothing_behind() {
     let guard = support::Postgres::shared().role();
     let setup = Setup::new().database("*", "").set("auth_type", "md5").set("auth_user", &guard);
     let proxy = setup.set("server_login_retry", 1).set("autodb_idle_timeout", 0).start();
-    let before = proxy.rss_kib();
+    let before = proxy.data_kib();
 
     // Before anybody has shown a password: auth_query would run in these databases.
     for number in 0..200 {
@@ -219,7 +219,7 @@ fn databases_that_strangers_make_up_leave_nothing_behind() {
     }
 
     proxy.until("DATABASES", |shown| !shown.rows.iter().any(|row| row["name"].starts_with("made_up_")));
-    let grown = proxy.rss_kib() - before;
+    let grown = proxy.data_kib() - before;
     assert!(grown < 6 * 1024, "{grown} KiB for 200 names");
     assert_eq!(lines_of(&proxy, "registered new auto-database: made_up_"), 200);
     assert_eq!(lines_of(&proxy, "dropping database 'made_up_"), 200);

@@ -192,11 +192,11 @@ fn a_server_that_cheats_at_scram_is_found_out() {
     }
     for (what, play, said) in DECEITS {
         let (proxy, _server) = before("secret", play);
-        let (memory, cpu) = (proxy.rss_kib(), proxy.cpu());
+        let (memory, cpu) = (proxy.data_kib(), proxy.cpu());
 
         found_out(&proxy, what, said);
 
-        assert!(proxy.rss_kib() - memory < GROWTH_MAX_KIB, "{what}");
+        assert!(proxy.data_kib() - memory < GROWTH_MAX_KIB, "{what}");
         assert!((proxy.cpu() - cpu).as_secs() < 5, "{what}: {:?}", proxy.cpu() - cpu);
     }
 }
