@@ -27,6 +27,8 @@ pub enum Phase {
     WaitForServers,
     /// It leaves now.
     Stopping,
+    /// It leaves now, and whoever waits for its exit code is to know that somebody was not served to the end.
+    Failing,
 }
 
 /// The process, as others may ask things of it.
@@ -181,7 +183,7 @@ impl ProcessControl for Control {
         match *self.phase.borrow() {
             Phase::Running => false,
             Phase::WaitForClients => on_unix_socket,
-            Phase::WaitForServers | Phase::Stopping => true,
+            Phase::WaitForServers | Phase::Stopping | Phase::Failing => true,
         }
     }
 

@@ -51,32 +51,35 @@ use balance::Meter;
 use control::{Control, Phase};
 use takeover::{Takeover, TakeoverError};
 
-/// Why the process could not start.
+/// Why the process could not start, or ended otherwise than asked for.
 #[derive(Debug)]
-pub enum StartError {
+pub enum RunError {
     /// The kernel refused threads, epoll or signals.
     Io(io::Error),
     /// A setting cannot be obeyed.
     Setting(String),
     /// The process to be replaced goes on.
     Takeover(TakeoverError),
+    /// It was told to stop while it was suspended.
+    Suspended,
 }
 
-impl std::fmt::Display for StartError {
+impl std::fmt::Display for RunError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            StartError::Io(error) => write!(f, "cannot start: {error}"),
-            StartError::Setting(text) => f.write_str(text),
-            StartError::Takeover(error) => write!(f, "{error}"),
+            RunError::Io(error) => write!(f, "cannot start: {error}"),
+            RunError::Setting(text) => f.write_str(text),
+            RunError::Takeover(error) => write!(f, "{error}"),
+            RunError::Suspended => f.write_str("suspend was in progress, going down immediately"),
         }
     }
 }
 
-impl std::error::Error for StartError {}
+impl std::error::Error for RunError {}
 
-impl From<io::Error> for StartError {
-    fn from(error: io::Error) -> StartError {
-        StartError::Io(error)
+impl From<io::Error> for RunError {
+    fn from(error: io::Error) -> RunError {
+        RunError::Io(error)
     }
 }
 
@@ -84,7 +87,7 @@ impl From<io::Error> for StartError {
 /// replaced, and `ready` is called once clients can connect.
 ///
 /// # Errors
-/// Something is missing to start with; see [`StartError`].
+/// See [`RunError`].
 pub fn run(
     config: Config,
     tls: InForce,
@@ -93,7 +96,7 @@ pub fn run(
     keys: KeyCache,
     takeover: Option<Takeover>,
     ready: impl FnOnce(),
-) -> Result<(), StartError> {
+) -> Result<(), RunError> {
     let count = runtime::worker_count(config.settings.worker_threads);
     let services = runtime::new_runtime()?;
     let buffer_bytes = usize::try_from(config.settings.pkt_buf).unwrap_or(usize::MAX);
@@ -120,9 +123,9 @@ fn build(
     control: &Arc<Control>,
     workers: &crate::net::workers::Workers,
     keys: KeyCache,
-) -> Result<Arc<Shared>, StartError> {
+) -> Result<Arc<Shared>, RunError> {
     let tracked =
-        Tracked::new(&config.settings.track_extra_parameters).map_err(|bad| StartError::Setting(bad.to_string()))?;
+        Tracked::new(&config.settings.track_extra_parameters).map_err(|bad| RunError::Setting(bad.to_string()))?;
     let roster = Arc::new(Roster::default());
     let registry = Registry::new(Arc::new(config), roster.clone(), workers.clone(), keys.clone());
     if let Err(problem) = registry.dns().check() {
@@ -164,7 +167,7 @@ async fn serve(
     meter: Meter,
     takeover: Option<Takeover>,
     ready: impl FnOnce(),
-) -> Result<(), StartError> {
+) -> Result<(), RunError> {
     let signals = signals::Signals::listen()?;
     let (open_tcp, tcp_is_open) = watch::channel(true);
     let (open_unix, unix_is_open) = watch::channel(true);
@@ -172,7 +175,7 @@ async fn serve(
         tracing::warn!("{warning}");
     }
     if let Some(mut takeover) = takeover {
-        takeover.finish(shared.registry.config().settings.pidfile.as_deref()).map_err(StartError::Takeover)?;
+        takeover.finish(shared.registry.config().settings.pidfile.as_deref()).map_err(RunError::Takeover)?;
         takeover.adopt(&shared);
     }
     for listener in listening.listeners {
@@ -194,13 +197,13 @@ async fn serve(
         let _ = open_tcp.send(false);
         std::future::pending::<()>().await;
     };
-    tokio::select! {
-        () = shutdown::ended(control.clone(), shared.clone()) => {}
-        () = close_tcp => {}
-    }
+    let ended = tokio::select! {
+        ended = shutdown::ended(control.clone(), shared.clone()) => ended,
+        () = close_tcp => Ok(()),
+    };
     match control.handed_over() {
         true => shared.registry.dismiss_left_behind().await,
         false => drop(open_unix.send(false)),
     }
-    Ok(())
+    ended
 }

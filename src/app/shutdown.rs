@@ -7,11 +7,13 @@
 //!      └──── SIGQUIT, SHUTDOWN ─────────────────────────────────────┘
 //! ```
 //!
-//! A signal that comes again while the process waits ends it at once. No new client is let in from the first step on;
-//! on the Unix socket the console still is.
+//! A signal that comes again while the process waits ends it at once. So do SIGTERM and SIGINT during SUSPEND, with
+//! exit code 1 as from PgBouncer (`handle_sigterm`): whoever suspended it has not come back. No new client is let in
+//! from the first step on; on the Unix socket the console still is.
 
 use std::sync::Arc;
 
+use super::RunError;
 use super::control::{Control, Phase};
 use super::signals::{Signal, Signals};
 use super::systemd;
@@ -42,10 +44,7 @@ pub async fn obey_signals(mut signals: Signals, control: Arc<Control>, shared: A
                 tracing::info!("got {} while shutting down, fast exit", signal.name());
                 control.advance(Phase::Stopping);
             }
-            Signal::Term | Signal::Int if shared.registry.suspension().is_on() => {
-                tracing::info!("suspend was in progress, going down immediately");
-                control.advance(Phase::Stopping);
-            }
+            Signal::Term | Signal::Int if shared.registry.suspension().is_on() => control.advance(Phase::Failing),
             Signal::Term => {
                 tracing::info!("got SIGTERM, shutting down, waiting for all clients disconnect");
                 control.advance(Phase::WaitForClients);
@@ -74,7 +73,10 @@ fn is_leaving(control: &Control) -> bool {
 }
 
 /// Ends when the process is to end, by whichever way.
-pub async fn ended(control: Arc<Control>, shared: Arc<Shared>) {
+///
+/// # Errors
+/// It ends as it should not.
+pub async fn ended(control: Arc<Control>, shared: Arc<Shared>) -> Result<(), RunError> {
     let mut phase = control.phase();
     let mut told = false;
     loop {
@@ -84,7 +86,8 @@ pub async fn ended(control: Arc<Control>, shared: Arc<Shared>) {
         }
         let mut changed = phase.clone();
         match now {
-            Phase::Stopping => return,
+            Phase::Stopping => return Ok(()),
+            Phase::Failing => return Err(RunError::Suspended),
             Phase::Running => {
                 let _ = phase.changed().await;
             }

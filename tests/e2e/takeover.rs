@@ -124,6 +124,21 @@ fn a_message_that_has_begun_comes_to_its_end_before_the_stop() {
 }
 
 #[test]
+fn a_signal_to_stop_ends_a_suspended_process_at_once_with_exit_code_1() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let proxy = Proxy::start();
+        let _client = proxy.client();
+        let mut console = proxy.console();
+        console.ok("SUSPEND");
+
+        proxy.signal(signal);
+
+        assert_eq!(proxy.wait().code(), Some(1), "{signal:?}");
+        proxy.until_log("FATAL suspend was in progress, going down immediately");
+    }
+}
+
+#[test]
 fn usr2_ends_a_suspension() {
     let proxy = Proxy::start();
     let mut client = proxy.client();
