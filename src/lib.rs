@@ -130,6 +130,7 @@
 //! | a rolling restart on a shared port | [`app::accept`], its last call |
 //! | command line, pidfile, `-d`, `user` | [`app::cli`], [`app::process`] |
 //! | health checks, `--ping` | [`app::ping`] |
+//! | `--check`, beyond reading the files | [`app::check`] |
 //! | the image, compose file, Kubernetes; Debian package | `docker/`; `debian/`, `Cargo.toml`; `docs/install.md` |
 //! | threads: which runtime, how many take part | [`app::runtime`], [`app::balance`], [`net::workers`] |
 //!

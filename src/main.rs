@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use pgweir::app::check::{self, Rights};
 use pgweir::app::cli::{self, Command, Run};
 use pgweir::app::control::{Control, log_options};
 use pgweir::app::logging::{self, Log, LogOptions};
@@ -67,24 +68,39 @@ struct Start {
 /// Sockets of a service manager, or why they cannot be used.
 type MaybePassed = Result<Option<Passed>, ListenError>;
 
+/// The user that the command line or the configuration names.
+fn user_to_become<'a>(run: &'a Run, config: &'a Config) -> Option<&'a str> {
+    run.user.as_deref().or(config.settings.user.as_deref()).filter(|user| !user.is_empty())
+}
+
 /// `--check`.
 fn check(run: &Run, sources: &Sources) -> ExitCode {
     match config::load(sources) {
         Ok(config) => {
             config.notices.iter().for_each(|notice| println!("{notice}"));
             config.given.iter().for_each(|given| println!("{given}"));
+            let mut problems = Vec::new();
             if run.daemon && config.settings.pidfile.is_none() {
-                println!("{NO_PIDFILE}");
-                return ExitCode::FAILURE;
+                problems.push(NO_PIDFILE.to_owned());
             }
             match Tls::default().prepare(&config.settings) {
                 Ok(tls) => tls.notices.iter().for_each(|notice| println!("{notice}")),
-                Err(error) => {
-                    println!("{}", config.tls_problem(&error));
-                    return ExitCode::FAILURE;
-                }
+                Err(error) => problems.push(config.tls_problem(&error)),
             }
-            ExitCode::SUCCESS
+            // From here on as whom the pooler would run; who is not root cannot become anybody.
+            let rights = match user_to_become(run, &config).map(process::become_user) {
+                None | Some(Ok(())) => Rights::Same,
+                Some(Err(error)) if rustix::process::geteuid().is_root() => {
+                    problems.push(error.to_string());
+                    Rights::Others
+                }
+                Some(Err(_)) => Rights::Others,
+            };
+            let found = check::try_out(&config, rights);
+            found.notices.iter().for_each(|notice| println!("{notice}"));
+            problems.extend(found.problems);
+            problems.iter().for_each(|problem| println!("{problem}"));
+            if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(problems) => {
             problems.iter().for_each(|problem| println!("{problem}"));
@@ -172,7 +188,7 @@ fn serve(
     let config = load(&sources)?;
     // As whoever starts it: keys may be root's alone.
     let tls = Tls::default().prepare(&config.settings).map_err(|error| config.tls_problem(&error))?;
-    if let Some(user) = run.user.as_ref().or(config.settings.user.as_ref()).filter(|user| !user.is_empty()) {
+    if let Some(user) = user_to_become(&run, &config) {
         process::become_user(user)?;
     }
     process::refuse_root()?;

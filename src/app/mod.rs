@@ -5,6 +5,7 @@
 //! - [`accept`] listeners → client tasks
 //! - [`balance`] how many workers carry clients
 //! - [`janitor`] three times a second: pools, overdue clients, averages
+//! - [`check`] could it have its sockets and files?
 //! - [`ping`] is one there that answers?
 //! - [`control`] reload, SET and shutdown, for the console and the signals
 //! - [`shutdown`] how the process ends
@@ -13,6 +14,7 @@
 
 pub mod accept;
 pub mod balance;
+pub mod check;
 pub mod cli;
 pub mod control;
 pub mod janitor;

@@ -178,6 +178,47 @@ pub fn listen_on(options: &ListenOptions, inherited: Vec<OwnedFd>) -> Result<Lis
     Ok(listening)
 }
 
+/// What [`rehearse`] found.
+#[derive(Debug, Default)]
+pub struct Rehearsal {
+    /// The process would not start; each with its setting.
+    pub errors: Vec<(&'static str, ListenError)>,
+    /// Addresses that it would start without.
+    pub warnings: Vec<ListenError>,
+}
+
+/// Tries what can be tried of [`listen`] while another process may be listening there: do names resolve, has this
+/// machine the addresses, can there be such a Unix socket and such a group.
+pub fn rehearse(options: &ListenOptions) -> Rehearsal {
+    let mut found = Rehearsal::default();
+    let mut had = 0;
+    for name in options.addresses.iter().filter(|name| !name.is_empty()) {
+        match resolve(name, 0) {
+            Ok(addresses) => {
+                for address in addresses {
+                    match bind_to(address).map_err(|(call, source)| refused(address.ip(), call, source)) {
+                        Ok(_) => had += 1,
+                        Err(error) => found.warnings.push(error),
+                    }
+                }
+            }
+            Err(error) => found.errors.push(("listen_addr", error)),
+        }
+    }
+    if had == 0 {
+        found.errors.extend(found.warnings.drain(..).map(|error| ("listen_addr", error)));
+    }
+    if !options.unix_dir.is_empty() {
+        found.errors.extend(unix_end(options).err().map(|error| ("unix_socket_dir", error)));
+        if !options.unix_group.is_empty() {
+            found.errors.extend(group_id(&options.unix_group).err().map(|error| ("unix_socket_group", error)));
+        }
+    } else if had == 0 && found.errors.is_empty() {
+        found.errors.push(("listen_addr", ListenError::Nowhere));
+    }
+    found
+}
+
 impl Listener {
     /// Is it a Unix socket, which stays open for the console while the process shuts down?
     pub fn is_unix(&self) -> bool {
@@ -239,11 +280,7 @@ fn resolve(name: &str, port: u16) -> Result<Vec<SocketAddr>, ListenError> {
 }
 
 fn listen_tcp(address: SocketAddr, options: &ListenOptions) -> Result<Listener, ListenError> {
-    let socket = open_tcp(address, options).map_err(|(call, source)| ListenError::Refused {
-        name: address.to_string(),
-        call,
-        source,
-    })?;
+    let socket = open_tcp(address, options).map_err(|(call, source)| refused(address, call, source))?;
     let name = socket.local_addr().unwrap_or(address).to_string();
     Ok(Listener { socket: ListenSocket::Tcp(socket), name, file: None })
 }
@@ -257,7 +294,7 @@ fn take_bound_to(inherited: &mut Vec<Socket>, address: &SockAddr) -> Option<Sock
 
 fn inherit_tcp(socket: Socket, address: SocketAddr, options: &ListenOptions) -> Result<Listener, ListenError> {
     let name = address.to_string();
-    let refused = |call, source| ListenError::Refused { name: name.clone(), call, source };
+    let refused = |call, source| refused(&name, call, source);
     options.tcp.apply(&socket).map_err(|error| refused(error.setting, error.source))?;
     socket.set_nonblocking(true).map_err(|source| refused("non-blocking", source))?;
     let socket = TcpListener::from(socket);
@@ -289,7 +326,8 @@ fn unix_end(options: &ListenOptions) -> Result<(String, SockAddr), ListenError> 
     Ok((path, address))
 }
 
-fn open_tcp(address: SocketAddr, options: &ListenOptions) -> Result<TcpListener, (&'static str, io::Error)> {
+/// A socket for this address, not bound yet.
+fn tcp_socket(address: SocketAddr) -> Result<Socket, (&'static str, io::Error)> {
     let domain = Domain::for_address(address);
     let socket = Socket::new(domain, Type::STREAM, None).map_err(during("socket()"))?;
     socket.set_reuse_address(true).map_err(during("SO_REUSEADDR"))?;
@@ -297,6 +335,16 @@ fn open_tcp(address: SocketAddr, options: &ListenOptions) -> Result<TcpListener,
         // Or `::` would take the port of every IPv4 address as well.
         socket.set_only_v6(true).map_err(during("IPV6_V6ONLY"))?;
     }
+    Ok(socket)
+}
+
+/// Is this address to be had at all?
+fn bind_to(address: SocketAddr) -> Result<(), (&'static str, io::Error)> {
+    tcp_socket(address)?.bind(&address.into()).map_err(during("bind()"))
+}
+
+fn open_tcp(address: SocketAddr, options: &ListenOptions) -> Result<TcpListener, (&'static str, io::Error)> {
+    let socket = tcp_socket(address)?;
     if options.reuse_port {
         socket.set_reuse_port(true).map_err(during("so_reuseport"))?;
     }
@@ -568,6 +616,10 @@ fn way_out(call: &str, error: &io::Error) -> &'static str {
         io::ErrorKind::InvalidInput if call.starts_with("tcp_") => "; tcp(7) says which values the kernel takes",
         _ => "",
     }
+}
+
+fn refused(name: impl fmt::Display, call: &'static str, source: io::Error) -> ListenError {
+    ListenError::Refused { name: name.to_string(), call, source }
 }
 
 fn during(call: &'static str) -> impl Fn(io::Error) -> (&'static str, io::Error) {

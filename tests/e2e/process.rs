@@ -172,6 +172,66 @@ fn text_of_last_line(bytes: &[u8]) -> String {
     text(bytes).lines().last().unwrap_or_default().to_owned()
 }
 
+#[test]
+fn check_names_a_socket_or_a_file_that_cannot_be_had_with_its_line() {
+    if support::beyond_pgbouncer() {
+        return;
+    }
+    let dir = folder();
+    let file = dir.join("check.ini");
+    let path = file.display().to_string();
+    let plain = dir.join("plain");
+    fs::write(&plain, "").unwrap();
+    let check = |line: &str| {
+        fs::write(&file, format!("[databases]\n[pgbouncer]\nauth_type = any\n{line}\n")).unwrap();
+        let output = bare(&["--check", &path]);
+        (output.status.code(), text(&output.stdout))
+    };
+
+    for (line, said) in [
+        // TEST-NET-1: no machine has it.
+        ("listen_addr = 192.0.2.77", "cannot listen on 192.0.2.77: bind()"),
+        ("listen_addr = 127.0.0.1, no.such.host.invalid", "listen_addr: \"no.such.host.invalid\" is neither"),
+        ("unix_socket_dir = /no/such/folder", "unix_socket_dir: cannot write \"/no/such/folder\": No such file"),
+        (&format!("unix_socket_dir = {}", plain.display()), "plain\": not a directory"),
+        (&format!("unix_socket_dir = /{}", "long/".repeat(30)), "may have at most 107 bytes"),
+        ("unix_socket_group = no_such_group", "unix_socket_group: there is no group \"no_such_group\""),
+        ("logfile = /no/such/folder/x.log", "logfile: cannot write \"/no/such/folder/x.log\": No such file"),
+        (&format!("logfile = {}", dir.display()), "is a directory"),
+        ("pidfile = /no/such/folder/x.pid", "pidfile: cannot write \"/no/such/folder/x.pid\": No such file"),
+        ("pidfile = /proc/x.pid", "pidfile: cannot write \"/proc/x.pid\": Permission denied"),
+        ("unix_socket_dir =", "nowhere to listen on"),
+    ] {
+        let (code, told) = check(line);
+        assert_eq!(code, Some(1), "{line}: {told}");
+        // A setting left as it is has no line.
+        let place =
+            if said.starts_with("nowhere") { "default listen_addr: ".to_owned() } else { format!("{path}:4: ") };
+        let says = |told: &str| told.starts_with(&place) && told.contains(said);
+        assert!(told.lines().any(says), "{line}: {told}");
+    }
+
+    let (code, told) = check("listen_addr = 192.0.2.77, 127.0.0.1");
+    assert!(code == Some(0) && told.contains("cannot listen on 192.0.2.77"), "one of two is enough: {told}");
+    let (code, told) = check(&format!("logfile = {}/new.log\npidfile = {0}/new.pid", dir.display()));
+    assert_eq!(code, Some(0), "{told}");
+    assert!(!dir.join("new.log").exists() && !dir.join("new.pid").exists(), "a check makes no file");
+}
+
+#[test]
+fn check_finds_nothing_wrong_beside_a_process_with_the_same_settings() {
+    if support::beyond_pgbouncer() {
+        return;
+    }
+    let setup = Setup::new().set("unix_socket_dir", "@DIR@").set("pidfile", "@DIR@/pooler.pid");
+    let proxy = setup.set("logfile", "@DIR@/pooler.log").start();
+
+    let output = bare(&["--check", &proxy.dir.join("pgbouncer.ini").display().to_string()]);
+
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+    assert_eq!(proxy.client().value("SELECT 1"), "1");
+}
+
 // --- the background
 
 /// A process that was started with -d. It ends with the test.
