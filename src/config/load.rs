@@ -295,7 +295,15 @@ fn read_users(config: &mut Config, reload: bool, read: Read<'_>, problems: &mut 
         }
         Err(error) => problems.push(problem(Place::File(file), Fault::Unreadable(error.kind()))),
         Ok(bytes) => match userlist::parse(&Zeroizing::new(bytes)) {
-            Ok(secrets) => config.secrets.add_all(secrets),
+            Ok(secrets) => {
+                for user in config.secrets.contradicted_by(&secrets) {
+                    let login = format!("login {user}");
+                    let place = config.given.iter().find(|given| given.name == login).map(|given| &given.place);
+                    let place = place.map_or_else(String::new, |place| format!("{place}: "));
+                    config.notices.push(format!("{place}has no effect for {login}, because {file} says otherwise"));
+                }
+                config.secrets.add_all(secrets.into_pairs());
+            }
             Err(faults) => problems.extend(faults.into_iter().map(|(line, fault)| {
                 problem(Place::Line(Arc::clone(&file), line), Fault::expected_unseen(fault.to_string()))
             })),

@@ -45,9 +45,15 @@ pub(super) fn resolve(mut draft: Draft) -> (Config, Vec<Problem>) {
         config.peers.extend(resolver.peer(group));
     }
     config.given = given(&draft, &settings);
-    for Login { user, secret, .. } in draft.logins {
-        config.secrets.add(user, secret);
+    let mut logins: HashMap<String, Login> = HashMap::new();
+    for login in draft.logins {
+        if let Some(before) = logins.get(&login.user).filter(|before| before.secret != login.secret) {
+            let fact = format!("has no effect for login {}, because {} says otherwise", login.user, login.place);
+            resolver.notices.push(format!("{}: {fact}", before.place));
+        }
+        logins.insert(login.user.clone(), login);
     }
+    config.secrets.add_all(logins.into_values().map(|Login { user, secret, .. }| (user, secret)));
     config.settings = settings;
     config.notices = resolver.notices;
 

@@ -44,19 +44,27 @@ impl Secrets {
         self.0.is_empty()
     }
 
+    /// The users and their secrets.
+    pub(super) fn into_pairs(self) -> impl Iterator<Item = (String, Secret)> {
+        self.0.into_iter()
+    }
+
     /// The users as logins, all from `place`.
     pub(super) fn into_logins(self, place: &Place) -> impl Iterator<Item = Login> {
         self.0.into_iter().map(|(user, secret)| Login { user, secret, place: place.clone() })
     }
 
-    /// Adds a user, in place of one of the same name.
-    pub(super) fn add(&mut self, user: String, secret: Secret) {
-        self.0.insert(user, secret);
+    /// Adds users, in place of those of the same names.
+    pub(super) fn add_all(&mut self, others: impl IntoIterator<Item = (String, Secret)>) {
+        self.0.extend(others);
     }
 
-    /// Adds all of `others`, in place of users of the same names.
-    pub(super) fn add_all(&mut self, others: Secrets) {
-        self.0.extend(others.0);
+    /// The users whom `others` has with another secret, in alphabetical order.
+    pub(super) fn contradicted_by(&self, others: &Secrets) -> Vec<String> {
+        let differs = |user: &&String| others.0.get(*user).is_some_and(|secret| Some(secret) != self.0.get(*user));
+        let mut users: Vec<String> = self.0.keys().filter(differs).cloned().collect();
+        users.sort_unstable();
+        users
     }
 }
 

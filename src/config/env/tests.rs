@@ -322,6 +322,35 @@ fn one_order_of_precedence_settles_what_is_said_twice() {
 }
 
 #[test]
+fn whose_password_loses_is_told_without_it() {
+    let twice = [
+        ("DATABASES_HOST", "h"),
+        ("DATABASES_USER", "ann"),
+        ("DATABASES_PASSWORD", "first"),
+        ("DATABASE_URL", "postgres://ann:second@h/app"),
+    ];
+    let lost = |config: &Config| {
+        let about = config.notices.iter().filter(|notice| notice.contains("login ann"));
+        about.cloned().collect::<Vec<_>>()
+    };
+
+    let config = loaded(&twice);
+    assert_eq!(config.secrets.find("ann"), Some("first"));
+    let told = "environment: DATABASE_URL: has no effect for login ann, because environment: DATABASES_PASSWORD says \
+                otherwise";
+    assert_eq!(lost(&config), [told]);
+
+    let same = [&twice[..3], &[("DATABASE_URL", "postgres://ann:first@h/app")]].concat();
+    assert_eq!(lost(&loaded(&same)), [""; 0]);
+
+    let file: &[(&str, &[u8])] = &[("users.txt", b"\"ann\" \"third\"")];
+    let config = loaded_with(file, &[&twice[..3], &[("AUTH_FILE", "users.txt")]].concat()).unwrap();
+    assert_eq!(config.secrets.find("ann"), Some("third"));
+    let told = "environment: DATABASES_PASSWORD: has no effect for login ann, because users.txt says otherwise";
+    assert_eq!(lost(&config), [told]);
+}
+
+#[test]
 fn no_variable_of_an_image_is_read_unless_one_names_a_server() {
     let config = loaded(&[
         ("PGWEIR_AUTH_TYPE", "any"),

@@ -210,6 +210,7 @@ fn a_file_outranks_the_variables_of_the_images() {
         "environment: DATABASE_URL: makes no database, because p.ini:2 does",
         "environment: PGBOUNCER_LISTEN_PORT, POOL_MODE: not read, because a configuration file outranks the variables \
          of the images; PGWEIR_LISTEN_PORT would be",
+        "environment: PGBOUNCER_USERLIST: has no effect for login bob, because u says otherwise",
     ];
     assert_eq!(config.notices, expected);
 }

@@ -76,8 +76,9 @@ file may not say where to listen on purpose. Two things are taken from them all 
 same name in `auth_file` outranks; and databases, where the file has no entry in `[databases]` at all.
 
 Where several variables make a database of one name, `DATABASES_*` outranks the URLs and `DB_*`, and these outrank
-`POSTGRESQL_*` and `PGBOUNCER_DSN_<n>`. Of one image, `DATABASE_URLS` outranks `DATABASE_URL`, and that `DB_*`. Whatever
-loses is named in the log.
+`POSTGRESQL_*` and `PGBOUNCER_DSN_<n>`. Of one image, `DATABASE_URLS` outranks `DATABASE_URL`, and that `DB_*`. Where
+several give a user different passwords it is the same, and `PGBOUNCER_USERLIST` comes first. Whatever loses is named in
+the log.
 
 The configuration file is the one the command names; else the one `PGWEIR_CONFFILE` names; else the first `pgweir.toml`
 or `pgbouncer.ini` in the folders of `PGWEIR_CONFIG_DIRS`, separated by colons, which an image sets so that a file
