@@ -72,6 +72,8 @@ pub enum Farewell {
     },
     /// auth_type=any needs a forced user.
     NoForcedUser,
+    /// The user's name is longer than any may be.
+    UserTooLong,
     /// auth_query does not know the user.
     NoSuchUser,
     /// auth_query could not be asked; the log says why.
@@ -173,6 +175,7 @@ impl Farewell {
                 ("too many logins from this address (login_rate_limit)", sqlstate::TOO_MANY_CONNECTIONS)
             }
             Farewell::NoForcedUser => ("bouncer config error", sqlstate::CONFIG_FILE_ERROR),
+            Farewell::UserTooLong => ("username too long", sqlstate::INVALID_AUTHORIZATION),
             Farewell::NoSuchUser => ("no such user", sqlstate::INVALID_PASSWORD),
             // Most often because its database cannot be reached; PgBouncer blames the configuration.
             Farewell::AuthQueryFailed => ("bouncer config error", sqlstate::CANNOT_CONNECT_NOW),

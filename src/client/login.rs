@@ -28,7 +28,8 @@ use crate::admin::{self, Rights};
 use crate::auth::{Credential, Denial, DenialKind, Handshake, Input, Method, Proof, Secret, Step, credential_from};
 use crate::cancel::key::CancelKey;
 use crate::cancel::table::Entry;
-use crate::config::{AuthType, Config, Database};
+use crate::config::userlist::USER_LENGTH_MAX;
+use crate::config::{AuthType, Config};
 use crate::net::buffers::Inbox;
 use crate::net::stream::Stream;
 use crate::net::tls::{PeerNames, TlsStream};
@@ -170,6 +171,9 @@ impl Arrival {
             self.throttle()?;
         }
         self.log_attempt(&message);
+        if message.user.len() > USER_LENGTH_MAX {
+            return Err(Farewell::UserTooLong);
+        }
         if message.needs_negotiation() {
             negotiate_protocol_version(&mut self.unsent, &message.protocol_options);
         }
@@ -218,15 +222,10 @@ impl Arrival {
         }
     }
 
-    /// The entry of [databases] that the client asks for, or the fallback.
-    fn database(&self, name: &str) -> Option<&Database> {
-        self.config.databases.get(name).or_else(|| self.config.databases.get("*"))
-    }
-
     /// auth_type=any looks at no name, so the database has to force one.
     fn check_any(&self, message: &StartupMessage) -> Result<(), Farewell> {
         let any = self.config.settings.auth_type == AuthType::Any;
-        match self.database(&message.database) {
+        match self.config.database(&message.database) {
             Some(database) if any && database.user.is_none() => Err(Farewell::NoForcedUser),
             _ => Ok(()),
         }
@@ -606,6 +605,7 @@ impl Arrival {
                 | Farewell::NotAllowed
                 | Farewell::NoSuchDatabase(_)
                 | Farewell::NoSuchUser
+                | Farewell::UserTooLong
         );
         if refused && self.config.settings.log_connections {
             let (database, user) = self.entered.card().names();

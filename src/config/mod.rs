@@ -56,6 +56,9 @@ pub use userlist::Secrets;
 pub use values::{CONSOLE, List};
 pub use words::{AuthType, LoadBalanceHosts, LogFormat, PoolMode, SslMode, SslNegotiation, SyslogFacility, Word};
 
+/// The longest name of a database, in bytes, as in PostgreSQL.
+const DATABASE_LENGTH_MAX: usize = 63;
+
 /// Everything the operator asked for, as of one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
@@ -91,9 +94,10 @@ impl Config {
         }
     }
 
-    /// The entry a client's database name leads to: its own, or `*`.
+    /// The entry a client's database name leads to: its own, or `*`, which is not for names too long to have one.
     pub fn database(&self, name: &str) -> Option<&Database> {
-        self.databases.get(name).or_else(|| self.databases.get("*"))
+        let fallback = || self.databases.get("*").filter(|_| name.len() <= DATABASE_LENGTH_MAX);
+        self.databases.get(name).or_else(fallback)
     }
 }
 

@@ -15,10 +15,7 @@ use super::table::{Misfit, SettingInfo};
 use super::userlist::{SECRET_LENGTH_MAX, USER_LENGTH_MAX};
 use super::values::{CONSOLE, Kind};
 use super::words::{AuthType, SyslogFacility};
-use super::{Config, Database, Given, Host, Peer, UserRules, connstr};
-
-/// The longest name of a database, in bytes, as in PostgreSQL.
-const DATABASE_LENGTH_MAX: usize = 63;
+use super::{Config, DATABASE_LENGTH_MAX, Database, Given, Host, Peer, UserRules, connstr};
 
 /// The configuration a draft describes, and everything that is wrong with it, in the order of the files' lines.
 pub(super) fn resolve(mut draft: Draft) -> (Config, Vec<Problem>) {

@@ -287,6 +287,20 @@ fn the_database_is_named_like_the_user_unless_said() {
 }
 
 #[test]
+fn names_that_nobody_can_have_are_refused() {
+    let proxy = Setup::new().database("*", "dbname=e2e").start();
+    let refusal = |user: usize, database: usize| {
+        let (user, database) = ("u".repeat(user), "d".repeat(database));
+        support::Login::to(proxy.port).user(&user).database(&database).refusal()
+    };
+
+    assert_eq!(refusal(128, 1), "username too long");
+    assert_ne!(refusal(127, 1), "username too long");
+    assert_eq!(proxy.login().database(&"d".repeat(63)).client().value("SELECT 1"), "1");
+    assert_eq!(proxy.login().database(&"d".repeat(64)).refusal(), format!("no such database: {}", "d".repeat(64)));
+}
+
+#[test]
 fn the_greeting_is_complete() {
     let proxy = Proxy::start();
     let client = proxy.client();
