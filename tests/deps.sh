@@ -65,6 +65,7 @@ for purpose in "$@"; do
         need python3-psycopg /usr/bin/python3 -c 'import psycopg'
         need iproute2 command -v ss
         need slapd test -x /usr/sbin/slapd
+        need pgbouncer test -x /usr/sbin/pgbouncer
         need prometheus-pgbouncer-exporter /usr/bin/python3 -c 'import prometheus_pgbouncer_exporter'
         need python3-decorator /usr/bin/python3 -c 'import decorator'
         if docker version >/dev/null 2>&1; then

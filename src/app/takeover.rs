@@ -29,7 +29,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use super::process::Pidfile;
 use crate::admin;
 use crate::client::Shared;
-use crate::client::handover::{Taken, inherit_client, inherit_idle_server, inherit_pool};
+use crate::client::handover::{Inquiries, Taken, inherit_client, inherit_idle_server, inherit_pool};
 use crate::config::Settings;
 use crate::net::descriptors::Receiver;
 use crate::net::world;
@@ -263,9 +263,10 @@ impl Takeover {
         for server in idle {
             inherit_idle_server(shared, server, &statements);
         }
+        let inquiries = Inquiries::default();
         for client in clients {
             let server = lent.remove(&client.row.link);
-            inherit_client(shared, client, server, &statements);
+            inherit_client(shared, client, server, &statements, &inquiries);
         }
         // Those whose client could not be handed over close with their descriptors.
     }

@@ -4,12 +4,14 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, UNIX_EPOCH};
 
 use rustix::net::sockopt::socket_peercred;
+use tokio::sync::OnceCell;
 
-use super::auth_query::Question;
+use super::auth_query::{Asker, Question};
 use super::farewell::{Codes, Farewell};
 use super::relay::Relay;
 use super::session::{Belongings, Client, Leaving};
@@ -28,8 +30,9 @@ use crate::protocol::handover::{Row, Task};
 use crate::protocol::parameters::ParameterSet;
 use crate::protocol::statements::Statement;
 use crate::server::{Inherited, Server, address};
+use crate::stats::lines::Tag;
 use crate::stats::moment::Moment;
-use crate::stats::roster::{ClientCard, Endpoint, Names, ServerCard};
+use crate::stats::roster::{ClientCard, ClientState as Doing, Endpoint, Names, Order, ServerCard};
 use crate::wire::frontend;
 use crate::wire::startup::Replication;
 
@@ -77,11 +80,11 @@ impl Client {
             row.state = Some(state.to_text());
             let socket = server.second_socket().ok().flatten();
             let statements = server.statements.iter().cloned().collect();
-            Exhibit { id: server.card().id, row: self.pool.with_keys(row), socket, statements }
+            Exhibit { id: server.card().id, row: self.pool.with_secrets(row), socket, statements }
         });
         let socket = self.stream.descriptor().and_then(|socket| socket.try_clone_to_owned().ok());
         let statements = self.statements.iter().map(|(_, statement)| statement.clone()).collect();
-        let client = Exhibit { id: self.card().id, row: self.pool.with_keys(client), socket, statements };
+        let client = Exhibit { id: self.card().id, row: self.pool.with_secrets(client), socket, statements };
         Exhibits { client, server: shown_server }
     }
 
@@ -126,6 +129,22 @@ pub struct Taken {
 /// Statements that servers and clients of a predecessor hold, by number.
 pub type Statements = Arc<HashMap<u64, Arc<Statement>>>;
 
+/// Users whom PgBouncer had from auth_query: it hands their clients over, and says nothing of what they could prove.
+/// The first of a user's clients asks anew, the others wait for the answer.
+#[derive(Clone, Debug, Default)]
+pub struct Inquiries(Arc<Mutex<HashMap<[Arc<str>; 2], Inquiry>>>);
+
+/// Done once the pool has what the answer can prove.
+type Inquiry = Arc<OnceCell<()>>;
+
+impl Inquiries {
+    /// The one about this user of this database.
+    fn about(&self, database: &Arc<str>, user: &Arc<str>) -> Inquiry {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.entry([database.clone(), user.clone()]).or_default().clone()
+    }
+}
+
 /// Goes on with a pool that a predecessor had, its welcome and what it could prove. A database that is not configured
 /// any more has none.
 pub fn inherit_pool(shared: &Shared, row: &Row) {
@@ -165,10 +184,16 @@ pub fn inherit_idle_server(shared: &Arc<Shared>, server: Taken, statements: &Sta
 }
 
 /// Goes on with a client of a predecessor, and the server on loan to it.
-pub fn inherit_client(shared: &Arc<Shared>, client: Taken, server: Option<Taken>, statements: &Statements) {
+pub fn inherit_client(
+    shared: &Arc<Shared>,
+    client: Taken,
+    server: Option<Taken>,
+    statements: &Statements,
+    inquiries: &Inquiries,
+) {
     let carried = shared.workers.carry();
     let handle = carried.handle().clone();
-    let (shared, statements) = (shared.clone(), statements.clone());
+    let (shared, statements, inquiries) = (shared.clone(), statements.clone(), inquiries.clone());
     handle.spawn(async move {
         let Ok(mut stream) = Raw::from_descriptor(client.socket).and_then(Stream::adopt) else { return };
         let state = client.row.state.as_deref().and_then(ClientState::parse);
@@ -189,10 +214,15 @@ pub fn inherit_client(shared: &Arc<Shared>, client: Taken, server: Option<Taken>
                 if let Some(state) = &state {
                     session.inherit_statements(state, &statements);
                 }
-                match server.and_then(|server| lease(&shared, &pool, server, &session, &statements)) {
-                    Some(lease) => serve_linked(session, carried, lease, state.as_ref()).await,
-                    None => serve_session(session, carried).await,
+                if let Some(lease) = server.and_then(|server| lease(&shared, &pool, server, &session, &statements)) {
+                    // It goes on at once: a transaction that has its server needs no password.
+                    let served = session.serve_linked(lease, state.as_ref()).await;
+                    if !served {
+                        return;
+                    }
                 }
+                session.inquire(&client.row, &inquiries).await;
+                tokio::spawn(serve_session(session, carried));
             }
             Err(farewell) => {
                 let codes = Codes::of(&shared.registry.config().settings);
@@ -272,17 +302,23 @@ fn pool_for(shared: &Shared, database: &str, user: &str, row: &Row) -> Result<Ar
 }
 
 /// What the auth_file and a predecessor together can prove in this user's name. `None` for a user whom auth_query found
-/// for the predecessor, which said no more of it here.
+/// for the predecessor, which says no more of it here: PgBouncer 1.25, whose SHOW FDS leaves out the passwords of all
+/// users that it has ever seen (`show_one_fd`).
 fn credential_of(shared: &Shared, database: &str, user: &str, row: &Row) -> Option<Credential> {
     let config = shared.registry.config();
     let secret = match config.secrets.find(user) {
         Some(secret) => Secret::parse(secret),
         None if Question::for_clients_of(database, &config).is_none() => return Some(Credential::None),
-        None => Secret::parse(row.password.as_ref()?),
+        None => Secret::parse(row.password.as_deref().filter(|password| !password.is_empty())?),
     };
+    Some(credential_with(&secret, row))
+}
+
+/// What a stored secret and the keys that a predecessor got from a client can prove.
+fn credential_with(secret: &Secret, row: &Row) -> Credential {
     let keys = row.scram_client_key.as_deref().zip(row.scram_server_key.as_deref());
-    let keys = keys.and_then(|(client_key, server_key)| Credential::from_keys(&secret, client_key, server_key));
-    Some(keys.unwrap_or_else(|| credential_from(&secret, &Proof::Nothing)))
+    let keys = keys.and_then(|(client_key, server_key)| Credential::from_keys(secret, client_key, server_key));
+    keys.unwrap_or_else(|| credential_from(secret, &Proof::Nothing))
 }
 
 fn wish_of(row: &Row, state: Option<&ClientState>) -> ParameterSet {
@@ -358,26 +394,6 @@ fn inherit_server(
     Server::inherit(Inherited { entered, stream, parameters, statements: held, suspects, exchange })
 }
 
-/// As [`serve_session`], for a client that comes with a server.
-async fn serve_linked(mut client: Box<Client>, carried: Carried, lease: Lease, state: Option<&ClientState>) {
-    let ago = |age: Option<u64>| age.map(Inherited::ago);
-    let progress = Progress {
-        begun: state.is_none_or(|state| state.begun),
-        query_start: ago(state.and_then(|state| state.query_age)),
-        xact_start: ago(state.and_then(|state| state.xact_age)),
-    };
-    match client.go_on(lease, progress).await {
-        Ok(()) => {
-            tokio::spawn(serve_session(client, carried));
-        }
-        Err(Leaving::For(farewell)) => {
-            client.say_farewell(&farewell);
-            log_farewell(&client.shared, client.card(), &farewell).await;
-        }
-        Err(Leaving::ToWorker(_)) => {}
-    }
-}
-
 impl Client {
     fn inherit_statements(&mut self, state: &ClientState, statements: &Statements) {
         for (name, id) in &state.statements {
@@ -387,6 +403,62 @@ impl Client {
             }
         }
         self.note_statement_count();
+    }
+
+    /// Serves a client that comes with a server, until it gives that back. Says whether it stays.
+    async fn serve_linked(&mut self, lease: Lease, state: Option<&ClientState>) -> bool {
+        let ago = |age: Option<u64>| age.map(Inherited::ago);
+        let progress = Progress {
+            begun: state.is_none_or(|state| state.begun),
+            query_start: ago(state.and_then(|state| state.query_age)),
+            xact_start: ago(state.and_then(|state| state.xact_age)),
+        };
+        match self.go_on(lease, progress).await {
+            Ok(()) => return true,
+            Err(Leaving::For(farewell)) => {
+                self.say_farewell(&farewell);
+                log_farewell(&self.shared, self.card(), &farewell).await;
+            }
+            Err(Leaving::ToWorker(_)) => {}
+        }
+        false
+    }
+
+    /// Finds out by auth_query, as at a login, what can be proved to servers in this client's name, where its
+    /// predecessor did not say. Ends early where the client is to leave.
+    async fn inquire(&mut self, row: &Row, inquiries: &Inquiries) {
+        let (shared, card, config) = (self.shared.clone(), self.card().clone(), self.shared.registry.config());
+        let (database, user) = card.names();
+        let forced = config.database(&database).is_some_and(|found| found.user.is_some());
+        let Some(question) = Question::for_clients_of(&database, &config) else { return };
+        if forced || credential_of(&shared, &database, &user, row).is_some() {
+            return;
+        }
+        let inquiry = inquiries.about(&database, &user);
+        let ask = async || {
+            let (stream, inbox) = (&mut self.stream, &mut self.inbox);
+            let mut asker = Asker { shared: &shared, config: &config, card: &card, stream, inbox };
+            match asker.ask(&question, &database, &user).await {
+                Ok(Some((_, secret))) => drop(shared.registry.pool(&database, &user, &credential_with(&secret, row))),
+                Ok(None) => tracing::warn!(conn = ?Tag::client(&card), "auth_query does not know the user any more"),
+                // The next one asks.
+                Err(Farewell::ClientGone) => return Err(()),
+                // The log has the reason. Who logs in asks again.
+                Err(_) => {}
+            }
+            Ok(())
+        };
+        let mut asking = std::pin::pin!(inquiry.get_or_try_init(ask));
+        std::future::poll_fn(|cx| {
+            card.set_waker(cx.waker());
+            match card.order() {
+                Order::None | Order::Heed => asking.as_mut().poll(cx).map(|_| ()),
+                // The session obeys it.
+                _ => Poll::Ready(()),
+            }
+        })
+        .await;
+        card.set_state(Doing::Active);
     }
 
     /// Relays on with the server that it had in a predecessor, to the end of that loan.

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::Shared;
+use crate::config::Config;
 use crate::net::listen::ListenSocket;
 use crate::net::world;
 use crate::pool::Checked;
@@ -47,7 +48,8 @@ pub(super) async fn gather(
     sockets: Sockets,
     sink: &mut impl Sink,
 ) -> std::io::Result<()> {
-    let mut gathering = Gathering { shared, depth, sockets, known: HashSet::new(), sink };
+    let config = shared.registry.config();
+    let mut gathering = Gathering { shared, depth, sockets, config, known: HashSet::new(), sink };
     for listener in shared.listeners.all() {
         let (row, socket) = listener_row(&listener.socket);
         gathering.sink.put(row, socket).await?;
@@ -87,6 +89,7 @@ struct Gathering<'a, S> {
     shared: &'a Shared,
     depth: Depth,
     sockets: Sockets,
+    config: Arc<Config>,
     /// Statements that have had their row.
     known: HashSet<u64>,
     sink: &'a mut S,
@@ -109,6 +112,10 @@ impl<S: Sink> Gathering<'_, S> {
 
     async fn put_connection(&mut self, exhibit: Exhibit) -> std::io::Result<()> {
         let Exhibit { id, mut row, socket, statements } = exhibit;
+        if row.user.as_ref().is_some_and(|user| self.config.secrets.find(user).is_some()) {
+            // A successor has it from there.
+            row.password = None;
+        }
         match self.depth {
             Depth::Fds => row.state = None,
             Depth::Handover => self.put_statements(statements).await?,

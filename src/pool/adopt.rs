@@ -88,7 +88,7 @@ impl Pool {
             let socket = resting.server.server.second_socket().ok()?;
             let statements = resting.server.server.statements.iter().cloned().collect();
             let id = resting.server.server.card().id;
-            Some((Exhibit { id, row: self.with_keys(row), socket, statements }, checked))
+            Some((Exhibit { id, row: self.with_secrets(row), socket, statements }, checked))
         };
         idle.chain(used).filter_map(exhibit).collect()
     }
@@ -100,10 +100,16 @@ impl Pool {
         self.carry_out(now);
     }
 
-    /// A row of this pool's with the keys that its servers are logged in to with.
+    /// A row of this pool's with what its servers are logged in to with.
     #[must_use]
-    pub fn with_keys(&self, mut row: Row) -> Row {
-        if let Credential::ScramKeys { keys, .. } = &*lock(&self.credential) {
+    pub fn with_secrets(&self, mut row: Row) -> Row {
+        let credential = lock(&self.credential);
+        row.password = match &*credential {
+            Credential::None => None,
+            Credential::Plain(secret) | Credential::Md5(secret) => Some(secret.to_string()),
+            Credential::ScramKeys { secret, .. } | Credential::ScramSecretOnly(secret) => Some(secret.to_text()),
+        };
+        if let Credential::ScramKeys { keys, .. } = &*credential {
             row.scram_client_key = Some(keys.client_key().to_vec());
             row.scram_server_key = Some(keys.server_key().to_vec());
         }

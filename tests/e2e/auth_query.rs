@@ -7,7 +7,7 @@ use crate::support::{self, Login, Postgres, Proxy, Setup, eventually};
 const PASSWORD: &str = "open sesame";
 
 /// A role that may read secrets.
-fn guard() -> String {
+pub(crate) fn guard() -> String {
     let name = Postgres::shared().role();
     Postgres::shared().admin().ok(&format!("ALTER ROLE {name} SUPERUSER"));
     name

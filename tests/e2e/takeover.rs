@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::auth_query;
 use crate::support::{self, Client, Login, Postgres, Proxy, Script, Setup, eventually};
 use crate::tls::{STARTTLS, encrypting, to_encrypted, tunnelled};
 
@@ -378,16 +379,72 @@ fn a_successor_without_a_predecessor_just_starts() {
     proxy.until_log("old process not found, try to continue normally");
 }
 
+/// A real PgBouncer; where there is none, that is said.
+fn pgbouncer() -> Option<PathBuf> {
+    let known = std::env::var_os("PGBOUNCER_EXE").map(PathBuf::from);
+    let program = known.unwrap_or_else(|| PathBuf::from("/usr/sbin/pgbouncer"));
+    if !program.exists() {
+        eprintln!("skipped: no PgBouncer at {} (PGBOUNCER_EXE names another)", program.display());
+        return None;
+    }
+    Some(program)
+}
+
+#[test]
+fn whom_pgbouncer_looked_up_is_looked_up_again() {
+    if support::beyond_pgbouncer() {
+        return;
+    }
+    let Some(program) = pgbouncer() else { return };
+    for (auth_type, group) in [("scram-sha-256", "by_scram"), ("md5", "by_md5")] {
+        let (user, _) = Postgres::shared().role_with_password(group, "open sesame", auth_type);
+        let taken_over = setup().set("auth_type", auth_type).set("auth_user", auth_query::guard());
+        let proxy = taken_over.program(&program).start();
+        let login = proxy.login().user(&user).password("open sesame");
+        let (mut idle, mut other, mut busy) = (login.client(), login.client(), login.client());
+        busy.ok("BEGIN");
+        let backend = busy.pid();
+
+        proxy.reboot();
+
+        proxy.until_log("old process killed, resuming work");
+        // New servers ask for a password, and no login of this process' own has brought one.
+        assert_eq!(idle.value("SELECT current_user"), user, "{auth_type}");
+        assert_eq!(other.value("SELECT current_user"), user, "{auth_type}");
+        assert_eq!(busy.pid(), backend, "{auth_type}");
+        busy.ok("COMMIT");
+        assert_eq!(busy.value("SELECT current_user"), user, "{auth_type}");
+    }
+}
+
+#[test]
+fn pgbouncer_learns_what_whom_we_looked_up_can_prove() {
+    if support::beyond_pgbouncer() {
+        return;
+    }
+    let Some(program) = pgbouncer() else { return };
+    for (auth_type, group) in [("scram-sha-256", "by_scram"), ("md5", "by_md5")] {
+        let (user, _) = Postgres::shared().role_with_password(group, "open sesame", auth_type);
+        let setup = setup().set("auth_type", auth_type);
+        // In [pgbouncer], PgBouncer would look for it only at the next login, and not find the user of the keys.
+        let proxy = setup.database("app", &format!("auth_user={}", auth_query::guard())).start();
+        let mut client = proxy.login().user(&user).password("open sesame").client();
+        let backend = client.pid();
+
+        proxy.reboot_into(&program);
+
+        assert_eq!(client.pid(), backend, "{auth_type}");
+        proxy.console().ok("RECONNECT");
+        assert_ne!(client.pid(), backend, "{auth_type}: PgBouncer logged in to a new server");
+    }
+}
+
 #[test]
 fn pgbouncer_is_replaced_without_losing_a_client() {
     if support::beyond_pgbouncer() {
         return;
     }
-    let known = std::env::var_os("PGBOUNCER_EXE").map(PathBuf::from);
-    let program = known.unwrap_or_else(|| PathBuf::from("/usr/sbin/pgbouncer"));
-    if !program.exists() {
-        return eprintln!("skipped: no PgBouncer at {} (PGBOUNCER_EXE names another)", program.display());
-    }
+    let Some(program) = pgbouncer() else { return };
     let proxy = setup().database("session", "pool_mode=session").program(&program).start();
     let (mut idle, mut busy) = (proxy.client(), proxy.client());
     let mut session = proxy.login().database("session").client();

@@ -449,7 +449,13 @@ impl Proxy {
     /// Replaces the process by a new one that takes over its sockets (`-R`), of the program under test.
     #[track_caller]
     pub(crate) fn reboot(&self) {
-        let mut new = self.successor();
+        self.reboot_into(exe());
+    }
+
+    /// As [`Proxy::reboot`], where the new process is of this program.
+    #[track_caller]
+    pub(crate) fn reboot_into(&self, program: &Path) {
+        let mut new = self.successor(program);
         let status = eventually("the old process ends", || {
             let failed = new.try_wait().unwrap();
             assert!(failed.is_none(), "the new process ended ({failed:?}):\n{}", self.log());
@@ -463,7 +469,7 @@ impl Proxy {
     /// As [`Proxy::reboot`], where the new process must give up and leave the old one alone.
     #[track_caller]
     pub(crate) fn failed_reboot(&self) -> ExitStatus {
-        let mut new = self.successor();
+        let mut new = self.successor(exe());
         let status = eventually("the new process gives up", || new.try_wait().unwrap());
         warden().forget(new.id());
         status
@@ -478,8 +484,8 @@ impl Proxy {
         eventually("the pooler listens", || std::net::TcpStream::connect(("127.0.0.1", self.port)).ok());
     }
 
-    fn successor(&self) -> Child {
-        self.setup.lock().unwrap().run(&self.dir, self.port, exe(), &["-R"])
+    fn successor(&self, program: &Path) -> Child {
+        self.setup.lock().unwrap().run(&self.dir, self.port, program, &["-R"])
     }
 
     /// Sends a signal.
