@@ -9,6 +9,8 @@ rootfs=$2
 umask 022
 
 install -D -m 755 "$program" "$rootfs/usr/bin/pgweir"
+# Four fifths of the file are for debuggers. The functions' names stay, for backtraces.
+strip --strip-debug "$rootfs/usr/bin/pgweir"
 ln -s pgweir "$rootfs/usr/bin/pgbouncer"
 
 # The libraries, where the loader looks for them; and what lists them for scanners of images: a file for each package.
