@@ -35,6 +35,13 @@ fn every_file_that_the_debian_package_names_is_there() {
     for file in deb["conf-files"].as_array().unwrap() {
         assert!(delivered.iter().any(|path| path == file.as_str().unwrap()), "{file} is not among {delivered:?}");
     }
+    for text in ["debian/pgweir.service", "docs/pgweir.1"] {
+        let words = fs::read_to_string(root().join(text)).unwrap();
+        for word in words.split_whitespace().map(|word| word.trim_start_matches("file:")) {
+            let promised = word.starts_with("/usr/share/doc/") || word.starts_with("/etc/");
+            assert!(!promised || delivered.iter().any(|path| path == word), "{text}: {word} is not in the package");
+        }
+    }
     let version = format!("pgweir ({}-1) ", env!("CARGO_PKG_VERSION"));
     let changes = fs::read_to_string(root().join(deb["changelog"].as_str().unwrap())).unwrap();
     assert!(changes.starts_with(&version), "debian/changelog does not begin with {version}");
