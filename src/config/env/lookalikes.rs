@@ -7,7 +7,7 @@ use super::super::keys::DATABASE_ROWS;
 use super::super::problem::{Fault, Place, nearest, nearest_within};
 use super::super::settings::table;
 use super::names::{
-    ALIASES, DATABASES_PREFIX, FILE_SUFFIX, IDLE, IMAGE_PREFIX, NOT_BARE, NOT_FOR_IMAGES, PREFIX, SLIPS, STRANGERS,
+    ALIASES, BARE_KEYS, DATABASES_PREFIX, FILE_SUFFIX, IDLE, IMAGE_PREFIX, NOT_BARE, NOT_FOR_IMAGES, PREFIX, SLIPS, STRANGERS,
     TARGETS,
 };
 use super::variables::Variables;
@@ -125,7 +125,8 @@ fn meant(name: &str) -> Option<String> {
     if !capitals || name.len() < BARE_LENGTH_MIN {
         return None;
     }
-    nearest_within(BARE_TOLERANCE, &lower, settings()).map(str::to_ascii_uppercase)
+    let known = settings().chain(BARE_KEYS.map(|(_, key)| key));
+    nearest_within(BARE_TOLERANCE, &lower, known).map(str::to_ascii_uppercase)
 }
 
 /// Whether a name belongs to an image of a pooler and nobody else.

@@ -490,6 +490,7 @@ fn look_alikes_of_the_images_are_mentioned_with_what_was_meant() {
         ("POSTGRESQL_USER", "has no effect; did you mean POSTGRESQL_USERNAME?"),
         ("POOLMODE", "has no effect; did you mean POOL_MODE?"),
         ("POOL_SIZE", "has no effect; did you mean DEFAULT_POOL_SIZE?"),
+        ("POOL_SIZ", "has no effect; did you mean POOL_SIZE?"),
         ("MAX_CLIENT_CONNS", "has no effect; did you mean MAX_CLIENT_CONN?"),
         ("SYSLOG", "has no effect; did you mean PGWEIR_SYSLOG?"),
         ("CONNECTION_POOLER_MODE", "has no effect; use PGWEIR_POOL_MODE"),
