@@ -370,8 +370,9 @@ fn name(token: &Token, field: Field, names: &mut Names) -> Result<(), Fault> {
         (Some(word), Field::User) if word.starts_with('+') => {
             return Err(format!("{word} is not supported: a pooler does not know who is in which role").into());
         }
-        (Some(word), _) if word.starts_with('/') => {
-            return Err(format!("{word} is not supported: names cannot be regular expressions").into());
+        // Quoted or not, PostgreSQL takes it for one: a comma in it needs the quotes.
+        _ if token.text.starts_with('/') => {
+            return Err(format!("{} is not supported: names cannot be regular expressions", token.text).into());
         }
         _ => {
             names.names.insert(token.text.clone());

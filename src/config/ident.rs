@@ -82,7 +82,8 @@ fn mapping(tokens: &[Token]) -> Result<(String, Mapping), Fault> {
         return Err(format!("expected a map, a name from outside and a user, got {:?}", token.written()).into());
     }
     for token in [system, user] {
-        if token.word().is_some_and(|word| word.starts_with('/')) {
+        // Quoted or not, as in PostgreSQL.
+        if token.text.starts_with('/') {
             return Err(format!("{} is not supported: names cannot be regular expressions", token.text).into());
         }
     }
@@ -123,7 +124,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_followed_is_passed_over_with_its_line() {
-        let read = read_text(b"m a\nm /^(.*)$ \\1\nm a +team\nm a b c\nm a,b\nm a b\ninclude gone.conf\n");
+        let read = read_text(b"m a\nm \"/^(.*)$\" \\1\nm a +team\nm a b c\nm a,b\nm a b\ninclude gone.conf\n");
 
         let said: Vec<String> = read.skipped.iter().map(|line| format!("{}: {}", line.place, line.why)).collect();
         assert_eq!(

@@ -491,6 +491,28 @@ fn scram_is_bound_to_the_channel_on_both_sides() {
 }
 
 #[test]
+fn a_password_of_65530_bytes_goes_through_tls_on_both_sides() {
+    let server = Postgres::encrypted();
+    let long: String = "correct horse ".chars().cycle().take(65_530).collect();
+    for auth_type in ["plain", "md5", "scram-sha-256"] {
+        let setup = shows(to_encrypted("require"), &Authority::shared().server);
+        let role = setup.role().to_owned();
+        server.admin().ok(&format!("ALTER ROLE {role} PASSWORD '{long}'; GRANT by_scram TO {role}"));
+        // The tests' own client hashes all of it in each round.
+        let setup = setup.secret(&role, &long).set("auth_type", auth_type).set("scram_iterations", 16);
+        let proxy = setup.set("client_tls_sslmode", "require").start();
+        let login = |password: &str| {
+            let (tunnel, wire) = Tunnel::open(proxy.port, &STARTTLS);
+            proxy.login().password(password).over(wire).map(|client| (tunnel, client))
+        };
+
+        let (_tunnel, mut client) = login(&long).unwrap_or_else(|refusal| panic!("{auth_type}: {refusal:?}"));
+        assert_eq!(client.value("SELECT current_user"), role, "{auth_type}");
+        assert!(login(&format!("{}?", &long[..65_529])).is_err(), "{auth_type}");
+    }
+}
+
+#[test]
 fn a_client_that_was_told_of_no_channel_binding_is_refused() {
     if support::beyond_pgbouncer() {
         return;

@@ -168,7 +168,7 @@ fn a_certificate_may_be_wanted_beside_the_method() {
 fn what_a_pooler_cannot_follow_is_passed_over_by_line_and_reason() {
     let text = "host all +team all md5\n\
         host samerole all all md5\n\
-        host all /^a all md5\n\
+        host all \"/^a{1,2}\" all md5\n\
         host samegroup all all md5\n\
         host all all 10.0.0.1/8 md5\n\
         host all all 10.0.0.0/33 md5\n\
@@ -190,7 +190,7 @@ fn what_a_pooler_cannot_follow_is_passed_over_by_line_and_reason() {
     let expected = [
         "1: +team is not supported: a pooler does not know who is in which role",
         "2: samerole is not supported: a pooler does not know who is in which role",
-        "3: /^a is not supported: names cannot be regular expressions",
+        "3: /^a{1,2} is not supported: names cannot be regular expressions",
         "4: samegroup is not supported: a pooler does not know who is in which role",
         "5: address does not match mask: 10.0.0.1 / 255.0.0.0",
         "6: invalid mask /33",
