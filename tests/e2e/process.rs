@@ -152,7 +152,7 @@ fn check_names_the_line_of_a_tls_file_that_will_not_do() {
         (output.status.code(), text_of_last_line(&output.stdout))
     };
     let (key, certificate) = (&authority.server.key, &authority.server.certificate);
-    let at = |line: u32| format!("{}:{line}: TLS setup failed: invalid client_tls_", file.display());
+    let at = |line: u32| format!("TLS setup failed: {}:{line}: invalid client_tls_", file.display());
 
     assert_eq!(said(key, certificate, &authority.certificate).0, Some(0));
     for (key, certificate, authorities, line, why) in [
