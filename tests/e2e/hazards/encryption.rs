@@ -2,11 +2,11 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::repelled;
+use super::{lines_of, repelled};
 use crate::cancel::cancel_packet;
 use crate::support::gate::FakeServer;
 use crate::support::tls::{Tunnel, client_hello};
-use crate::support::{self, Postgres, Proxy, Script, Setup, Wire};
+use crate::support::{self, Postgres, Proxy, Script, Setup, Wire, eventually};
 use crate::tls::{SSL_REQUEST, STARTTLS, encrypting, tunnelled};
 
 const GSSENC_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 48];
@@ -94,6 +94,26 @@ fn requests_for_encryption_are_few_bare_and_in_order() {
         wire.send(SSL_REQUEST);
     });
     repelled(&without, "TLS is not enabled (client_tls_sslmode)", |wire| wire.send(client_hello()));
+}
+
+#[test]
+fn a_handshake_that_is_meant_for_another_protocol_fails() {
+    if support::beyond_pgbouncer() {
+        return;
+    }
+    let proxy = encrypting("require").start();
+    for (arguments, said) in [
+        (&["-alpn", "http/1.1"][..], "peer doesn't support any known protocol"),
+        (&["-alpn", "http/1.1", STARTTLS[0], STARTTLS[1]], "peer doesn't support any known protocol"),
+        (&[], "received direct SSL connection request without ALPN protocol negotiation extension"),
+    ] {
+        let before = lines_of(&proxy, " pooler error: ");
+        let (_tunnel, wire) = Tunnel::open(proxy.port, arguments);
+        assert!(proxy.login().over(wire).is_err());
+        eventually("it is noted", || (lines_of(&proxy, " pooler error: ") == before + 1).then_some(()));
+        assert!(proxy.log().lines().filter(|line| line.contains(" pooler error: ")).last().unwrap().contains(said));
+    }
+    assert_eq!(Postgres::shared().backends(&proxy.role), 0);
 }
 
 #[test]
