@@ -26,8 +26,8 @@ pub struct Shown<'a> {
 }
 
 /// The lines of a text as the values of protocols, ciphers, ciphers of TLS 1.3, curve and DHE parameters. Promised:
-/// what is offered is spoken here, each thing once, and nothing that the value bans; what is refused or left out is told
-/// with the setting's name.
+/// what is offered is spoken here, each thing once, and nothing that the value bans; what is refused or left out is
+/// told with the setting's name.
 pub fn settings(text: &str) {
     let mut lines = text.split('\n');
     let mut line = || lines.next().unwrap_or_default().to_owned();

@@ -111,7 +111,9 @@ fn a_handshake_that_is_meant_for_another_protocol_fails() {
         let (_tunnel, wire) = Tunnel::open(proxy.port, arguments);
         assert!(proxy.login().over(wire).is_err());
         eventually("it is noted", || (lines_of(&proxy, " pooler error: ") == before + 1).then_some(()));
-        assert!(proxy.log().lines().filter(|line| line.contains(" pooler error: ")).last().unwrap().contains(said));
+        let log = proxy.log();
+        let last = log.lines().rfind(|line| line.contains(" pooler error: ")).unwrap();
+        assert!(last.contains(said), "{last}");
     }
     assert_eq!(Postgres::shared().backends(&proxy.role), 0);
 }

@@ -9,7 +9,7 @@ use std::thread;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use postgres_protocol::password::scram_sha_256;
+use postgres_protocol::password::{md5, scram_sha_256};
 
 use super::whole_errors;
 use crate::support::gate::FakeServer;
@@ -206,14 +206,13 @@ fn a_hash_is_no_answer_to_a_question_for_the_password() {
     if support::beyond_pgbouncer() {
         return;
     }
-    let questions: [(fn(&mut Wire), &str); 2] =
-        [(|wire| asks(wire, b"\0\0\0\x03", b""), "scram"), (|wire| asks(wire, b"\0\0\0\x05", b"salt"), "scram")];
-    for (question, secret) in questions {
+    let (in_clear, hashed): (&[u8], &[u8]) = (b"\0\0\0\x03", b"\0\0\0\x05salt");
+    let (scram, md5) = (scram_sha_256(b"secret"), md5(b"secret", "whoever"));
+    for (question, secret) in [(in_clear, &scram), (hashed, &scram), (in_clear, &md5)] {
         let heard = Arc::new(Mutex::new(Vec::new()));
         let hears = heard.clone();
-        let secret = if secret == "scram" { scram_sha_256(b"secret") } else { secret.to_owned() };
-        let (proxy, _server) = before(&secret, move |wire| {
-            question(wire);
+        let (proxy, _server) = before(secret, move |wire| {
+            asks(wire, question, b"");
             hears.lock().unwrap().extend(wire.rest());
         });
 
