@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -82,7 +83,10 @@ impl Authority {
         new_key(&pair.key);
         let subject = format!("/CN={common_name}");
         openssl(&["req", "-new", "-subj", &subject], &[("-key", &pair.key), ("-out", &at("csr"))]);
-        let mut arguments = vec!["x509", "-req", "-days", "30", "-CAcreateserial"];
+        // The file that -CAcreateserial keeps cannot be shared by two at a time.
+        static SERIAL: AtomicU32 = AtomicU32::new(1);
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed).to_string();
+        let mut arguments = vec!["x509", "-req", "-days", "30", "-set_serial", &serial];
         let extensions = at("ext");
         let path = extensions.display().to_string();
         if let Kind::Named(names) = kind {
@@ -224,8 +228,8 @@ impl Tunnel {
     /// Connects to this port, after an SSLRequest if the arguments have `-starttls postgres`; what is sent and received
     /// through the wire is the inside of the TLS connection.
     pub(crate) fn open(port: u16, arguments: &[&str]) -> (Tunnel, Wire) {
-        static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(1);
-        let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let log = warden().dir().join(format!("s_client-{number}.log"));
         let (ours, theirs) = UnixStream::pair().unwrap();
         let mut command = Command::new("openssl");
