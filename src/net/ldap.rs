@@ -4,9 +4,7 @@
 //!   login ─► a place in line ─► the thread "ldap": connect, TLS ─► (bind, search) ─► bind as the user ─► yes | why not
 //! ```
 //!
-//! All of it happens on one thread of its own, started by the first login that needs it, so that neither handshakes
-//! with the directory nor its silence hold up a client. So many checks run at a time, the others wait in line, and the
-//! line has an end. Who gives up waiting takes its check with it.
+//! The line and the thread are [`outside`](super::outside)'s.
 //!
 //! - `trust` which certificates of directories are good
 
@@ -14,21 +12,19 @@ mod trust;
 
 use std::collections::HashSet;
 use std::fmt;
-use std::future::{self, Future};
+use std::future::Future;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ldap3::{Ldap, LdapConnAsync, LdapConnSettings, LdapError, Scope, SearchEntry, SearchOptions, StdStream};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::runtime::{Builder, Handle};
-use tokio::sync::Semaphore;
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::dns::Dns;
+use super::outside::{Line, Refusal};
 use crate::config::ldap::{LdapOptions, LdapScope, LdapSearch, LdapTls};
 use trust::Trust;
 
@@ -37,12 +33,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// For each step after that: TLS, a bind, a search.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// As many checks run at a time.
-const RUNNING_MAX: usize = 32;
-
-/// As many more wait in line.
-const WAITING_MAX: usize = 10_000;
 
 /// More entries than one are as good as many.
 const ENTRIES_MAX: i32 = 2;
@@ -60,35 +50,13 @@ pub struct Directories {
 struct Shared {
     dns: Dns,
     trust: Trust,
-    /// Places to run.
-    running: Semaphore,
-    /// Places to run and in line.
-    present: Arc<Semaphore>,
-    thread: Mutex<Option<Handle>>,
-}
-
-/// Why a user is not let in, for the log.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Refusal(String);
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
+    line: Line,
 }
 
 impl Directories {
     /// Nothing runs yet. Names of directories are looked up by `dns`.
     pub fn new(dns: Dns) -> Directories {
-        Directories {
-            shared: Arc::new(Shared {
-                dns,
-                trust: Trust::default(),
-                running: Semaphore::new(RUNNING_MAX),
-                present: Arc::new(Semaphore::new(RUNNING_MAX + WAITING_MAX)),
-                thread: Mutex::default(),
-            }),
-        }
+        Directories { shared: Arc::new(Shared { dns, trust: Trust::default(), line: Line::new("LDAP") }) }
     }
 
     /// Is this the password of `user`?
@@ -98,24 +66,8 @@ impl Directories {
     ///
     /// Cancel safe: a check that nobody waits for ends.
     pub async fn check(&self, options: LdapOptions, user: String, password: Zeroizing<String>) -> Result<(), Refusal> {
-        let place = self.shared.present.clone().try_acquire_owned();
-        let _place = place.map_err(|_| Refusal("too many logins wait for the LDAP server".into()))?;
-        let thread = self.thread().map_err(|error| Refusal(format!("cannot start the LDAP thread: {error}")))?;
         let shared = self.shared.clone();
-        let mut task = EndedOnDrop(thread.spawn(async move { shared.check(&options, &user, &password).await }));
-        (&mut task.0).await.unwrap_or_else(|_| Err(Refusal("the LDAP server's answer could not be read".into())))
-    }
-
-    fn thread(&self) -> io::Result<Handle> {
-        let mut thread = self.shared.thread.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(handle) = &*thread {
-            return Ok(handle.clone());
-        }
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        let handle = runtime.handle().clone();
-        // It ends with the process.
-        std::thread::Builder::new().name("ldap".into()).spawn(move || runtime.block_on(future::pending::<()>()))?;
-        Ok(thread.insert(handle).clone())
+        self.shared.line.run(async move { shared.check(&options, &user, &password).await }).await
     }
 }
 
@@ -125,21 +77,12 @@ impl fmt::Debug for Directories {
     }
 }
 
-struct EndedOnDrop(JoinHandle<Result<(), Refusal>>);
-
-impl Drop for EndedOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 impl Shared {
     async fn check(&self, options: &LdapOptions, user: &str, password: &str) -> Result<(), Refusal> {
         if password.is_empty() {
             // To a directory a bind without a password is one as nobody, and succeeds.
             return Err(Refusal("an empty password proves nothing".into()));
         }
-        let _turn = self.running.acquire().await.map_err(|_| Refusal("the process ends".into()))?;
         let (mut ldap, server) = self.connect(options).await?;
         let entry = match &options.way {
             crate::config::ldap::LdapWay::Search(search) => find(&mut ldap, &server, search, user).await?,

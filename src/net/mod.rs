@@ -7,7 +7,7 @@
 //! - [`tls`] TLS on it
 //! - [`dns`] names to addresses
 //! - [`dial`] from a host to a connected stream
-//! - [`ldap`] passwords that a directory checks
+//! - [`outside`] where others check passwords, [`ldap`] directories
 //! - [`listen`] where clients arrive
 //! - [`inherit`] listening sockets that a service manager passes
 //! - [`sockopt`] the tcp_* settings
@@ -20,6 +20,7 @@ pub mod inherit;
 pub mod interfaces;
 pub mod ldap;
 pub mod listen;
+pub mod outside;
 pub mod sockopt;
 pub mod stream;
 pub mod tls;
