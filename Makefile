@@ -25,6 +25,7 @@ check: ## Formatting, lints and documentation, without warnings.
 	@tests/deps.sh build
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --no-default-features -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps
 
 bench: ## The load benchmark beside PgBouncer: some 20 minutes, or 5 with ARGS=--quick; docs/benchmarks.md.

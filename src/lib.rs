@@ -88,6 +88,8 @@
 //! | `auth_query`, `auth_user`, `auth_dbname` | [`client::auth_query`], [`server::look_up`] |
 //! | `auth_hba_file`, `auth_ident_file` | [`config::hba`], [`config::ident`], `client/records.rs` |
 //! | LDAP: its options, then asking a directory | [`config::ldap`], [`net::ldap`] |
+//! | PAM: its service, then a process that asks it | [`config::pam`], [`net::pam`] |
+//! | who waits while others check passwords | [`net::outside`] |
 //! | a method, towards clients and towards servers | [`auth`], `auth/prover.rs` |
 //! | SCRAM, and the cache of its keys | `auth/scram/`, `auth/keys.rs` |
 //! | max_client_conn and its kin | `client/mod.rs`, `pool/registry/crowd.rs` |
@@ -184,7 +186,6 @@
 //!   [`pool::Refusal`] carries the server's own error. A room `doctor` on floor 7 tries each database step by step.
 //! - **A second I/O back end** (io_uring): under [`net::stream::Stream`]. All the relay ever says is "fill this inbox",
 //!   whose buffer is lent while it holds bytes, and "send this run": that is what completions want, too.
-//! - **PAM**: its dialogue is that of LDAP ([`auth::Checker`]); whom to ask is decided in `client/records.rs`.
 //! - **Metrics, health, a status page**: a room `web` on floor 7, `stats/histogram.rs`.
 //! - **Cancelling what still waits in line**: one [`stats::roster::Order`] more. Whom a key means is known, and whoever
 //!   waits looks at its card.
@@ -222,13 +223,15 @@
 //!
 //! Taken where they save more than they cost to read: `tokio` (readiness, tasks), `rustix`, `nix` and `socket2` (system
 //! calls without unsafe code), `sha2`, `hmac`, `pbkdf2`, `md-5`, `stringprep`, `subtle`, `zeroize`, `base64`,
-//! `getrandom` (authentication), `ldap3` (directories), `domain` (questions to name servers), `toml`,
+//! `getrandom` (authentication), `ldap3` (directories), `nonstick` (PAM), `domain` (questions to name servers), `toml`,
 //! `serde_json` (text), `tracing` (the log's macros), `jiff` (time zones), `lru` (statements per server), `lexopt` (the
 //! command line), `sd-notify` and `listenfd` (systemd),
 //! `rustls` with *ring* and `x509-parser` (TLS).
 //!
 //! Looked for here and not found:
 //!
+//! - `pam`, `pam-client`: bindgen makes their bindings, so that a build wants libclang. `pam-client2` brings its own
+//!   along, but is under the MPL.
 //! - `scram`: it cannot check a login against a stored secret, nor start from a client key, which pass-through needs.
 //!   So `auth/scram` is ours, over the RustCrypto primitives.
 //! - `hickory-resolver`: 67 packages more where `domain` is 14, and a reader of `resolv.conf` that knows no port.

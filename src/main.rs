@@ -16,6 +16,7 @@ use pgweir::auth::KeyCache;
 use pgweir::config::{self, Config, Sources};
 use pgweir::net::inherit::{self, Passed};
 use pgweir::net::listen::{ListenError, ListenOptions, listen_on};
+use pgweir::net::pam;
 use pgweir::net::tls::Tls;
 use pgweir::net::world;
 use pgweir::stats::lines;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     match cli::parse(arguments.clone(), configured) {
         Ok(Command::Help) => print!("{}", cli::help(&program.to_string_lossy())),
         Ok(Command::Version) => print!("{}", cli::version()),
+        Ok(Command::CheckPam) => return pam::answer_stdin(),
         Ok(Command::Check(run)) => return check(&run, &sources(run.conffile.clone())),
         Ok(Command::Ping { conffile }) => {
             return ask_for_life(&sources(conffile.or_else(ping::conffile_of_container)));

@@ -56,6 +56,7 @@ for purpose in "$@"; do
     build)
         need gcc command -v cc
         need libc6-dev test -e /usr/include/stdlib.h
+        need libpam0g-dev test -e /usr/include/security/pam_appl.h
         ;;
     make) need make command -v make ;;
     fuzz) need g++ command -v c++ ;;
@@ -66,6 +67,7 @@ for purpose in "$@"; do
         need iproute2 command -v ss
         need slapd test -x /usr/sbin/slapd
         need pgbouncer test -x /usr/sbin/pgbouncer
+        need libpam-wrapper compgen -G '/usr/lib/*/libpam_wrapper.so'
         need prometheus-pgbouncer-exporter /usr/bin/python3 -c 'import prometheus_pgbouncer_exporter'
         need python3-decorator /usr/bin/python3 -c 'import decorator'
         if docker version >/dev/null 2>&1; then

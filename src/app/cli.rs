@@ -11,6 +11,8 @@ use std::path::PathBuf;
 use lexopt::{Arg, Parser, ValueExt};
 
 use crate::admin::PGBOUNCER_VERSION;
+use crate::config::pam;
+use crate::net::pam::CHECK_PAM;
 use crate::stats::lines;
 
 /// What the process was asked to do.
@@ -25,6 +27,8 @@ pub enum Command {
         /// The configuration file; none where the environment holds it all, or the container's command names it.
         conffile: Option<PathBuf>,
     },
+    /// Check a password with PAM for the pooler that this process was started by. Not in the help.
+    CheckPam,
     /// Print [`help`].
     Help,
     /// Print [`version`].
@@ -110,6 +114,7 @@ where
                 run.detached = true;
                 continue;
             }
+            Arg::Long(CHECK_PAM) => return Ok(Command::CheckPam),
             Arg::Long(name) => long_option(name)?,
         };
         match option.map(|option| option.meaning) {
@@ -140,7 +145,8 @@ where
 pub fn version() -> String {
     let version = lines::version(PGBOUNCER_VERSION);
     let (own, tls) = (env!("CARGO_PKG_VERSION"), lines::TLS);
-    format!("{version}\npgweir {own}\nadns: domain\ntls: {tls}\nsystemd: yes\n")
+    let pam = if pam::BUILT_IN { "yes" } else { "no" };
+    format!("{version}\npgweir {own}\nadns: domain\ntls: {tls}\npam: {pam}\nsystemd: yes\n")
 }
 
 /// What `-h` prints, under the name the program was started under.
@@ -266,6 +272,7 @@ mod tests {
             ),
             ("--ping x.ini", Command::Ping { conffile: Some(PathBuf::from("x.ini")) }),
             ("--ping", Command::Ping { conffile: None }),
+            ("--check-pam", Command::CheckPam),
             ("-h --nonsense", Command::Help),
             ("--version", Command::Version),
             ("-V", Command::Version),

@@ -40,6 +40,7 @@ use crate::client::{Seats, Shared};
 use crate::config::Config;
 use crate::net::ldap::Directories;
 use crate::net::listen::{Listeners, Listening};
+use crate::net::pam::Pam;
 use crate::net::tls::InForce;
 use crate::net::world;
 use crate::pool::Registry;
@@ -155,6 +156,7 @@ fn build(
         tracked,
         console: Arc::new(console),
         directories,
+        pam: Pam::default(),
         looked_up: LookedUp::default(),
         seats: Arc::new(Seats::default()),
         throttle: Mutex::default(),

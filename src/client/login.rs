@@ -29,8 +29,9 @@ use crate::auth::{Credential, Denial, DenialKind, Handshake, Input, Method, Proo
 use crate::cancel::key::CancelKey;
 use crate::cancel::table::Entry;
 use crate::config::userlist::USER_LENGTH_MAX;
-use crate::config::{AuthType, Config};
+use crate::config::{AuthType, Config, pam};
 use crate::net::buffers::Inbox;
+use crate::net::pam::Attempt;
 use crate::net::stream::Stream;
 use crate::net::tls::{PeerNames, TlsStream};
 use crate::net::{workers, world};
@@ -289,6 +290,7 @@ impl Arrival {
                     settings.auth_ldap_options.as_ref().ok_or(Farewell::Unproven("auth_ldap_options is null"))?;
                 self.applicant(message, None, false).ldap(&"auth_ldap_options", options.reveal()).map(Some)
             }
+            AuthType::Pam => Ok(Some(Outside::Pam(pam::SERVICE.into()))),
             AuthType::Hba => {
                 let certified = self.stream.tls().and_then(TlsStream::peer_names);
                 let applicant = self.applicant(message, certified.as_ref(), false);
@@ -394,8 +396,18 @@ impl Arrival {
         user: &str,
         password: Zeroizing<String>,
     ) -> Result<bool, Farewell> {
-        let answer = match outside {
-            Outside::Ldap(options) => self.shared.directories.check(options, user.to_owned(), password),
+        let (shared, card) = (&self.shared, self.entered.card());
+        let answer = async move {
+            match outside {
+                Outside::Ldap(options) => shared.directories.check(options, user.to_owned(), password).await,
+                Outside::Pam(service) => {
+                    let host = match &card.peer {
+                        Endpoint::Tcp(address) => address.ip().to_string(),
+                        Endpoint::Unix { .. } => "unix".to_owned(),
+                    };
+                    shared.pam.check(&Attempt { service, user: user.to_owned(), host }, &password).await
+                }
+            }
         };
         let mut answer = std::pin::pin!(answer);
         let (stream, inbox) = (&mut self.stream, &mut self.inbox);

@@ -46,6 +46,7 @@ use crate::auth::KeyCache;
 use crate::cancel::table::CancelTable;
 use crate::net::ldap::Directories;
 use crate::net::listen::Listeners;
+use crate::net::pam::Pam;
 use crate::net::stream::{Raw, Stream};
 use crate::net::workers::{Carried, Workers};
 use crate::net::world;
@@ -80,6 +81,8 @@ pub struct Shared {
     pub console: Arc<admin::Context>,
     /// Checks passwords with LDAP directories.
     pub directories: Directories,
+    /// Checks passwords with PAM.
+    pub pam: Pam,
     /// What auth_query said of users, as long as it is good.
     pub looked_up: auth_query::LookedUp,
     /// Clients that count against max_client_conn.

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use nix::unistd::User;
 
@@ -18,6 +19,9 @@ use crate::net::interfaces::own_nets;
 use crate::net::tls::PeerNames;
 use crate::stats::lines::Tag;
 use crate::stats::roster::{ClientCard, Endpoint};
+
+const LDAP_FAILED: Farewell = Farewell::Unproven("LDAP authentication failed");
+const PAM_FAILED: Farewell = Farewell::Unproven("PAM authentication failed");
 
 /// What a record asks of the client it fits.
 #[derive(Debug)]
@@ -33,12 +37,15 @@ pub(super) enum Asked {
 pub(super) enum Outside {
     /// A directory.
     Ldap(LdapOptions),
+    /// PAM, by the rules of this service.
+    Pam(Arc<str>),
 }
 
 impl Outside {
     pub(super) fn method(&self) -> Method {
         match self {
             Outside::Ldap(_) => Method::Outside(Checker::Ldap),
+            Outside::Pam(_) => Method::Outside(Checker::Pam),
         }
     }
 }
@@ -81,8 +88,8 @@ impl Applicant<'_> {
             }
             HbaMethod::Reject => return Err(Farewell::Unproven("login rejected")),
             // As auth_query spells the name, it fits another record than before.
-            HbaMethod::Ldap(_) => return Err(Farewell::Unproven("LDAP authentication failed")),
-            HbaMethod::Pam => return Err(Farewell::Unproven("pam is not supported by this build")),
+            HbaMethod::Ldap(_) => return Err(LDAP_FAILED),
+            HbaMethod::Pam(_) => return Err(PAM_FAILED),
         })
     }
 
@@ -91,10 +98,16 @@ impl Applicant<'_> {
         if !hba.asks_others() {
             return Ok(None);
         }
-        match self.record(hba, dns).await {
-            Some(record @ Record { method: HbaMethod::Ldap(options), .. }) => {
+        let Some(record) = self.record(hba, dns).await else { return Ok(None) };
+        match &record.method {
+            HbaMethod::Ldap(options) => {
                 self.has_certificate(record)?;
                 self.ldap(&record.place, options.reveal()).map(Some)
+            }
+            HbaMethod::Pam(service) => {
+                self.has_certificate(record)?;
+                let service = service.clone().map_err(|why| self.unable(&record.place, &why, PAM_FAILED))?;
+                Ok(Some(Outside::Pam(service)))
             }
             _ => Ok(None),
         }
@@ -102,10 +115,13 @@ impl Applicant<'_> {
 
     /// The directory with these options, which stand at `place`.
     pub(super) fn ldap(&self, place: &dyn fmt::Display, options: &str) -> Result<Outside, Farewell> {
-        LdapOptions::parse(options).map(Outside::Ldap).map_err(|why| {
-            tracing::warn!(conn = ?Tag::client(self.card), "{place}: {why}");
-            Farewell::Unproven("LDAP authentication failed")
-        })
+        LdapOptions::parse(options).map(Outside::Ldap).map_err(|why| self.unable(place, &why, LDAP_FAILED))
+    }
+
+    /// What stands at `place` cannot be done, says the log; `farewell` does not.
+    fn unable(&self, place: &dyn fmt::Display, why: &str, farewell: Farewell) -> Farewell {
+        tracing::warn!(conn = ?Tag::client(self.card), "{place}: {why}");
+        farewell
     }
 
     async fn record<'h>(&self, hba: &'h Hba, dns: &Dns) -> Option<&'h Record> {

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::ident::{IdentMap, IdentMaps};
+use super::pam;
 use super::problem::Place;
 use super::records::{Fault, Files, Skipped, Token, lines_of, names_in};
 use super::secret::Secret;
@@ -68,8 +69,8 @@ pub enum HbaMethod {
     Cert,
     /// With a password that an LDAP directory checks; the options as they are written, which may hold a password.
     Ldap(Secret),
-    /// With a password that PAM checks.
-    Pam,
+    /// With a password that PAM checks: by the rules of this service, or why it cannot be asked.
+    Pam(Result<Arc<str>, String>),
 }
 
 /// The certificate that a client must show whatever the method, as `clientcert=` says.
@@ -215,7 +216,7 @@ impl Hba {
 
     /// Does a record have somebody else check passwords?
     pub fn asks_others(&self) -> bool {
-        self.records.iter().any(|record| matches!(record.method, HbaMethod::Ldap(_) | HbaMethod::Pam))
+        self.records.iter().any(|record| matches!(record.method, HbaMethod::Ldap(_) | HbaMethod::Pam(_)))
     }
 
     /// Every record, in order.
@@ -441,7 +442,7 @@ fn way(method: &Token, mut options: Vec<&Token>, kind: &RecordKind, maps: &Ident
         Some("scram-sha-256") => HbaMethod::ScramSha256,
         Some("peer") => HbaMethod::Peer,
         Some("cert") => HbaMethod::Cert,
-        Some("pam") => HbaMethod::Pam,
+        Some("pam") => HbaMethod::Pam(Err(String::new())),
         Some("ldap") => HbaMethod::Ldap(Secret::default()),
         // So PostgreSQL reads it, too: there is no ident server to ask for a Unix socket.
         Some("ident") if *kind == RecordKind::Local => HbaMethod::Peer,
@@ -458,6 +459,11 @@ fn way(method: &Token, mut options: Vec<&Token>, kind: &RecordKind, maps: &Ident
             text.push_str(&option.written());
         }
         return Ok(Way { method: HbaMethod::Ldap(Secret::new(text)), map: None, clientcert });
+    }
+    if let HbaMethod::Pam(_) = method {
+        let service = pam::service(options.iter().map(|option| option.text.as_str()));
+        let service = service.and_then(|name| pam::BUILT_IN.then_some(name).ok_or(pam::NOT_BUILT_IN.to_owned()));
+        return Ok(Way { method: HbaMethod::Pam(service), map: None, clientcert });
     }
     let mut map = None;
     for option in options {
@@ -508,7 +514,7 @@ impl fmt::Display for HbaMethod {
             HbaMethod::Peer => "peer",
             HbaMethod::Cert => "cert",
             HbaMethod::Ldap(_) => "ldap",
-            HbaMethod::Pam => "pam",
+            HbaMethod::Pam(_) => "pam",
         })
     }
 }

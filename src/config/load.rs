@@ -358,7 +358,7 @@ fn read_records(config: &mut Config, reload: bool, files: &Files<'_>, problems: 
                         notices.push(format!("{}: {why}", record.place));
                     }
                     let why = match &record.method {
-                        HbaMethod::Pam => "pam is not in this version".to_owned(),
+                        HbaMethod::Pam(Err(why)) => why.clone(),
                         HbaMethod::Ldap(options) => match LdapOptions::parse(options.reveal()) {
                             Ok(_) => continue,
                             Err(why) => why,

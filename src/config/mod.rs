@@ -30,6 +30,7 @@ pub mod ini;
 pub mod keys;
 pub mod ldap;
 mod load;
+pub mod pam;
 mod problem;
 mod records;
 pub mod reference;

@@ -22,8 +22,7 @@ pub(super) fn resolve(mut draft: Draft) -> (Config, Vec<Problem>) {
     let problems = std::mem::take(&mut draft.problems);
     let mut resolver = Resolver { problems, notices: std::mem::take(&mut draft.notices) };
     let settings = resolver.settings(&draft.settings);
-    let needs_users =
-        !matches!(settings.auth_type, AuthType::Any | AuthType::Ldap) && settings.unsafe_to_run().is_empty();
+    let needs_users = !matches!(settings.auth_type, AuthType::Any | AuthType::Ldap | AuthType::Pam);
     if needs_users && settings.auth_file.is_none() && settings.auth_user.is_none() && draft.logins.is_empty() {
         resolver.notices.push(format!("auth_type is {}, but auth_file is not set", settings.auth_type));
     }
@@ -80,10 +79,10 @@ impl Resolver {
         }
 
         let place = |name: &str| places.get(name).map_or(Place::CommandLine, |place| (*place).clone());
-        for (name, instead) in settings.unsafe_to_run() {
+        if let Some((name, why)) = settings.unsafe_to_run() {
             let row = settings.show().into_iter().find(|row| row.name == name);
             let got = row.and_then(|row| row.value).unwrap_or_default();
-            self.problem(place(name), name, Fault::expected(instead, &got));
+            self.problem(place(name), name, Fault::expected(format!("another value ({why})"), &got));
         }
         if SyslogFacility::named(&settings.syslog_facility).is_none() {
             let fact = format!("is not {}; daemon counts", SyslogFacility::expected());

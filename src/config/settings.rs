@@ -6,6 +6,7 @@
 //! alphabetical order within PgBouncer's group, as `SHOW CONFIG` lists them. `tests/tidy.rs` fails for a row that no
 //! code reads.
 
+use super::pam;
 use super::table::{Change, Misfit, SettingInfo, settings};
 use super::values::{
     Bytes, CheckQuery, Commas, Count, DatabaseName, FileMode, FilePath, Flag, Hidden, Milliseconds, Optional, PeerId,
@@ -36,7 +37,7 @@ settings! {
         /// Finds the secret of a user who is not in auth_file, where auth_user is set. $1 is the user's name.
         auth_query: Text = "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END \
                             FROM pg_authid WHERE rolname=$1 AND rolcanlogin", "", Reload;
-        /// How clients show who they are.
+        /// How clients show who they are; pam asks its service pgbouncer.
         auth_type: AuthType = "md5", "", Reload;
         /// The user who runs auth_query.
         auth_user: Optional, "", Reload;
@@ -291,8 +292,8 @@ pub enum SetError {
     Unknown,
     /// The value does not fit; what would, to stand after "expected".
     Unfit(String),
-    /// This version does not obey it, and connections would be less safe than it promises.
-    NotInThisVersion,
+    /// This build does not obey it, and connections would be less safe than it promises.
+    NotInThisBuild(&'static str),
 }
 
 impl std::fmt::Display for SetError {
@@ -300,7 +301,7 @@ impl std::fmt::Display for SetError {
         match self {
             SetError::Unknown => f.write_str("there is no such setting"),
             SetError::Unfit(expected) => write!(f, "expected {expected}"),
-            SetError::NotInThisVersion => f.write_str("this version does not obey it"),
+            SetError::NotInThisBuild(why) => f.write_str(why),
         }
     }
 }
@@ -319,7 +320,7 @@ impl Settings {
     /// is, as in PgBouncer, whose `SET` passes over it in silence.
     ///
     /// # Errors
-    /// Leaves everything as it was and says why: no such setting, a value that does not fit, or one that this version
+    /// Leaves everything as it was and says why: no such setting, a value that does not fit, or one that this build
     /// must not run with.
     pub fn set(&mut self, name: &str, value: &str) -> Result<SetEffect, SetError> {
         let row = ROWS.iter().find(|row| row.name == name).ok_or(SetError::Unknown)?;
@@ -331,22 +332,16 @@ impl Settings {
         if row.change == Change::Restart {
             return Ok(SetEffect::NeedsRestart);
         }
-        if !changed.unsafe_to_run().is_empty() {
-            return Err(SetError::NotInThisVersion);
+        if let Some((_, why)) = changed.unsafe_to_run() {
+            return Err(SetError::NotInThisBuild(why));
         }
         *self = changed;
         Ok(SetEffect::Now)
     }
 
-    /// The settings this version must not run with, since connections would be less safe than they promise; each with
-    /// what may stand instead.
-    pub(super) fn unsafe_to_run(&self) -> Vec<(&'static str, &'static str)> {
-        let mut refused = Vec::new();
-        if self.auth_type == AuthType::Pam {
-            let known = "any, trust, plain, md5, scram-sha-256, cert, hba or ldap (others are not in this version)";
-            refused.push(("auth_type", known));
-        }
-        refused
+    /// The setting this build must not run with, since connections would be less safe than it promises; and why.
+    pub(super) fn unsafe_to_run(&self) -> Option<(&'static str, &'static str)> {
+        (self.auth_type == AuthType::Pam && !pam::BUILT_IN).then_some(("auth_type", pam::NOT_BUILT_IN))
     }
 }
 

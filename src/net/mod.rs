@@ -7,7 +7,7 @@
 //! - [`tls`] TLS on it
 //! - [`dns`] names to addresses
 //! - [`dial`] from a host to a connected stream
-//! - [`outside`] where others check passwords, [`ldap`] directories
+//! - [`outside`] where others check passwords, [`ldap`] directories, [`pam`] PAM
 //! - [`listen`] where clients arrive
 //! - [`inherit`] listening sockets that a service manager passes
 //! - [`sockopt`] the tcp_* settings
@@ -21,6 +21,7 @@ pub mod interfaces;
 pub mod ldap;
 pub mod listen;
 pub mod outside;
+pub mod pam;
 pub mod sockopt;
 pub mod stream;
 pub mod tls;

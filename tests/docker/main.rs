@@ -52,7 +52,7 @@ fn every_name_that_compose_files_start_works() {
     for command in ["pgbouncer", "/usr/bin/pgbouncer", "pgweir", "/usr/bin/pgweir"] {
         let version = engine.run(&[], &[command, "--version"]);
 
-        assert!(version.contains("PgBouncer 1.25"), "{command}: {version}");
+        assert!(version.contains("PgBouncer 1.25") && version.contains("pam: no"), "{command}: {version}");
     }
 }
 

@@ -74,6 +74,7 @@ fn all_problems_of_a_file_are_told_at_once_with_their_lines() {
     }
 }
 
+#[cfg(not(feature = "pam"))]
 #[test]
 fn what_would_be_unsafe_to_ignore_is_refused() {
     if support::beyond_pgbouncer() {

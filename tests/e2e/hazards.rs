@@ -166,7 +166,7 @@ fn no_secret_is_logged_or_shown() {
 }
 
 /// Does the process's memory hold this text?
-fn remembers(proxy: &Proxy, text: &[u8]) -> bool {
+pub(crate) fn remembers(proxy: &Proxy, text: &[u8]) -> bool {
     let pid = proxy.pid().as_raw_nonzero();
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
     let mut memory = fs::File::open(format!("/proc/{pid}/mem")).unwrap();

@@ -24,6 +24,7 @@ mod hostile;
 mod ldap;
 mod limits;
 mod operations;
+mod pam;
 mod peers;
 mod pooling;
 mod prepared;

@@ -144,6 +144,7 @@ fn a_certificate_may_be_wanted_beside_the_method() {
         (full, ClientCert::VerifyFull),
         ("hostssl all all all trust clientcert=verify-ca", ClientCert::VerifyCa),
         ("hostssl all all all ldap ldapserver=x clientcert=verify-ca ldapprefix=y", ClientCert::VerifyCa),
+        ("hostssl all all all pam pamservice=x clientcert=verify-ca", ClientCert::VerifyCa),
         ("hostssl all all all cert clientcert=verify-full", ClientCert::Off),
         ("hostssl all all all md5", ClientCert::Off),
     ] {

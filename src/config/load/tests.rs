@@ -93,7 +93,7 @@ a = pool_size=1
 [pgbouncer]
 pool_mode = transactional
 max_client_conns = 5
-auth_type = pam
+auth_type = kerberos
 client_tls_sslmode = required
 auth_file = users.txt
 query_timeout = 5 min
@@ -112,8 +112,7 @@ query_timeout = 5 min
         "p.ini:8: userz: no such section; did you mean users?",
         "p.ini:11: pool_mode: expected session, transaction or statement, got \"transactional\"",
         "p.ini:12: max_client_conns: no such setting; did you mean max_client_conn?",
-        "p.ini:13: auth_type: expected any, trust, plain, md5, scram-sha-256, cert, hba or ldap (others are not in \
-         this version), got \"pam\"",
+        "p.ini:13: auth_type: expected any, trust, plain, md5, scram-sha-256, cert, hba, pam or ldap, got \"kerberos\"",
         "p.ini:14: client_tls_sslmode: expected disable, allow, prefer, require, verify-ca or verify-full, \
          got \"required\"",
         "p.ini:16: query_timeout: expected seconds from 0 to 4294967295, such as 5 or 0.5, without a suffix, \
@@ -508,7 +507,7 @@ fn lines_of_records_that_are_passed_over_are_said_with_their_place() {
         ("p.ini", HBA_INI),
         (
             "hba",
-            "local all all peer map=m\nhost all +team all md5\nhost all all all pam\n\
+            "local all all peer map=m\nhost all +team all md5\nhost all all all pam pam_use_hostname=1\n\
           host all all all ldap ldapserver=h\n",
         ),
         ("maps", "m root app\nm root\n"),
@@ -524,11 +523,35 @@ fn lines_of_records_that_are_passed_over_are_said_with_their_place() {
         [
             "maps:2: this line is passed over: expected a map, a name from outside and a user",
             "hba:2: this line is passed over: +team is not supported: a pooler does not know who is in which role",
-            "hba:3: pam is not in this version: whom this line fits is refused",
+            "hba:3: pam_use_hostname=1 is not supported: addresses are not looked up for their names: whom this line \
+             fits is refused",
             "hba:4: authentication method \"ldap\" requires argument \"ldapbasedn\", \"ldapprefix\", or \
              \"ldapsuffix\" to be set: whom this line fits is refused",
         ]
     );
+}
+
+#[cfg(not(feature = "pam"))]
+#[test]
+fn a_build_without_pam_says_so_wherever_pam_is_asked_for() {
+    let files = [("p.ini", HBA_INI), ("hba", "host all all all pam\n"), ("maps", "")];
+    let config = load_all(&files, &[], &[]).expect("it is in order");
+    let notice = "hba:1: this build has no PAM: it was made without the feature \"pam\", which is on by default: whom \
+                  this line fits is refused";
+    assert!(config.notices.iter().any(|line| line == notice), "{:?}", config.notices);
+
+    let problems = load_all(&[("p.ini", "[databases]\n* = host=x\n[pgbouncer]\nauth_type = pam\n")], &[], &[]);
+    let problem = "p.ini:4: auth_type: expected another value (this build has no PAM: it was made without the feature \
+                   \"pam\", which is on by default), got \"pam\"";
+    assert_eq!(problems.expect_err("it must not start"), [problem]);
+}
+
+#[cfg(feature = "pam")]
+#[test]
+fn pam_needs_no_auth_file() {
+    let text = "[databases]\n* = host=x\n[pgbouncer]\nauth_type = pam\n";
+    let config = load_all(&[("p.ini", text)], &[], &[]).expect("it is in order");
+    assert_eq!(config.notices, Vec::<String>::new());
 }
 
 #[test]

@@ -199,7 +199,8 @@ fn the_console_sets_what_takes_effect_at_once_and_says_why_not_otherwise() {
     assert!(matches!(settings.set("listen_port", "x"), Err(SetError::Unfit(_))));
     assert_eq!(settings.set("auth_ldap_options", "x"), Ok(SetEffect::Now));
     assert_eq!(settings.auth_ldap_options.as_ref().map(super::super::Secret::reveal), Some("x"));
-    assert_eq!(settings.set("auth_type", "pam"), Err(SetError::NotInThisVersion));
+    #[cfg(not(feature = "pam"))]
+    assert_eq!(settings.set("auth_type", "pam"), Err(SetError::NotInThisBuild(super::super::pam::NOT_BUILT_IN)));
     assert_eq!(settings.auth_type, AuthType::Md5);
     let unfit = settings.set("pool_mode", "transactional").expect_err("there is no such mode");
     assert_eq!(unfit.to_string(), "expected session, transaction or statement");

@@ -6,6 +6,7 @@
 //! - [`random`]: chance with a seed.
 //! - [`gate`]: the network between pooler and server, with a switch; and servers that misbehave.
 //! - [`dns`]: a name server that says what the test wants.
+//! - [`pam`]: the PAM of a test.
 //! - [`slapd`]: one private LDAP directory for the whole run.
 //! - [`tools`]: psql, pgbench and Python as the tests run them.
 //! - [`tls`]: certificates, and OpenSSL as the other end.
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) mod dns;
 pub(crate) mod gate;
+pub(crate) mod pam;
 pub(crate) mod postgres;
 pub(crate) mod proxy;
 pub(crate) mod random;
