@@ -7,8 +7,8 @@ use super::super::keys::DATABASE_ROWS;
 use super::super::problem::{Fault, Place, nearest, nearest_within};
 use super::super::settings::table;
 use super::names::{
-    ALIASES, BARE_KEYS, DATABASES_PREFIX, FILE_SUFFIX, IDLE, IMAGE_PREFIX, NOT_BARE, NOT_FOR_IMAGES, PREFIX, SLIPS, STRANGERS,
-    TARGETS,
+    ALIASES, BARE_KEYS, DATABASES_PREFIX, FILE_SUFFIX, IDLE, IMAGE_PREFIX, NOT_BARE, NOT_FOR_IMAGES, PREFIX, SLIPS,
+    STRANGERS, TARGETS,
 };
 use super::variables::Variables;
 
