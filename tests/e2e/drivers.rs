@@ -44,7 +44,7 @@ fn pgbench_over_every_protocol() {
         let clients = if protocol == "prepared" { 3 } else { 20 };
         all_done(&proxy, clients, 10, &["-N", "-M", protocol]);
         all_done(&proxy, clients, 10, &["-M", protocol]);
-        assert!(Postgres::shared().backends(&proxy.role) <= 3, "{protocol}");
+        Postgres::shared().until_backends_at_most(&proxy.role, 3);
     }
 }
 
@@ -57,7 +57,7 @@ fn pgbench_connecting_for_every_transaction() {
 fn pgbench_with_a_thousand_clients() {
     let proxy = bench(25);
     all_done(&proxy, 1000, 5, &["-S"]);
-    assert!(Postgres::shared().backends(&proxy.role) <= 25);
+    Postgres::shared().until_backends_at_most(&proxy.role, 25);
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn psql_logs_in_by_scram() {
 fn psycopg_does_what_psycopg_does() {
     let proxy = Setup::new().set("default_pool_size", 2).start();
     assert_eq!(python("tour.py", &[&conninfo(&proxy)]).ok().trim(), "ok");
-    assert!(Postgres::shared().backends(&proxy.role) <= 2);
+    Postgres::shared().until_backends_at_most(&proxy.role, 2);
 }
 
 #[test]

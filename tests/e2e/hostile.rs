@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::support::gate::FakeServer;
 use crate::support::random::Random;
-use crate::support::{self, Client, Message, Postgres, Proxy, Script, Setup, Wire, eventually};
+use crate::support::{self, Client, Message, Postgres, Proxy, Script, Setup, Wire};
 
 /// How far memory may grow because of what a client merely claims.
 const GROWTH_MAX_KIB: i64 = 6 * 1024;
@@ -171,7 +171,7 @@ fn a_claimed_length_after_login_costs_no_memory() {
     let after = proxy.data_kib();
     assert!(after - before < GROWTH_MAX_KIB, "{before} KiB before, {after} after");
     clients.into_iter().for_each(|client| client.wire.reset());
-    eventually("the servers are gone", || (Postgres::shared().backends(&proxy.role) == 0).then_some(()));
+    Postgres::shared().until_backends(&proxy.role, 0);
 }
 
 #[test]
@@ -273,7 +273,7 @@ fn servers_that_break_the_login_harm_nobody() {
         let before = proxy.data_kib();
 
         let mut wire = Wire::tcp(proxy.port);
-        proxy.console().ok("SET query_wait_timeout = 3");
+        proxy.console().ok("SET query_wait_timeout = 1");
         wire.send(proxy.login().startup());
         let told = wire.until_end();
 

@@ -129,7 +129,7 @@ fn quit_ends_at_once() {
 
     assert_eq!(proxy.wait().code(), Some(0));
     client.wire.until_end();
-    eventually("PostgreSQL has lost the session", || (Postgres::shared().backends(&proxy.role) == 0).then_some(()));
+    Postgres::shared().until_backends(&proxy.role, 0);
 }
 
 #[test]

@@ -315,7 +315,7 @@ fn an_idle_server_of_another_pool_makes_room_under_a_full_cap() {
     let mut second = proxy.login().user(&other).client();
 
     assert_eq!(second.value("SELECT current_user"), other);
-    eventually("the idle one is gone", || (Postgres::shared().backends(&proxy.role) == 0).then_some(()));
+    Postgres::shared().until_backends(&proxy.role, 0);
 }
 
 #[test]
@@ -366,7 +366,7 @@ fn an_idle_server_is_closed_after_server_idle_timeout() {
     let mut client = proxy.client();
     client.pid();
 
-    eventually("the idle server is closed", || (Postgres::shared().backends(&proxy.role) == 0).then_some(()));
+    Postgres::shared().until_backends(&proxy.role, 0);
 
     assert_eq!(client.value("SELECT 1"), "1");
 }

@@ -180,7 +180,7 @@ fn a_client_that_is_killed_takes_its_server_along() {
 
     slot.until_active(false);
     proxy.until_serverless();
-    eventually("no backend is left", || (Postgres::shared().backends(&proxy.role) == 0).then_some(()));
+    Postgres::shared().until_backends(&proxy.role, 0);
 }
 
 #[test]

@@ -289,7 +289,7 @@ fn a_key_of_the_old_process_cancels_in_the_new_one() {
 
     proxy.reboot();
 
-    client.send(Script::new().query("SELECT pg_sleep(30)"));
+    client.send(Script::new().query("SELECT pg_sleep(60)"));
     Postgres::shared().until_sleeping(&proxy.role, 1);
     let mut request = 80_877_102u32.to_be_bytes().to_vec();
     request.extend(&client.key);
@@ -342,7 +342,8 @@ fn no_client_notices_restarts_under_load() {
         }
         done.store(true, Ordering::Relaxed);
     });
-    eventually("no server is left behind", || (Postgres::shared().backends(&proxy.role) <= 8).then_some(()));
+    // No server is left behind.
+    Postgres::shared().until_backends_at_most(&proxy.role, 8);
 }
 
 #[test]

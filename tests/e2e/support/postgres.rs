@@ -187,6 +187,12 @@ impl Postgres {
         eventually(&format!("{role} has {count} backends"), || (self.backends(role) == count).then_some(()));
     }
 
+    /// As [`Postgres::until_backends`], with so many at most.
+    #[track_caller]
+    pub(crate) fn until_backends_at_most(&self, role: &str, most: usize) {
+        eventually(&format!("{role} has {most} backends"), || (self.backends(role) <= most).then_some(()));
+    }
+
     /// A lock that is held until it is let go, so that a query lasts exactly as long as a test wants.
     pub(crate) fn lock(&self) -> Lock {
         static NEXT: AtomicU32 = AtomicU32::new(1);
