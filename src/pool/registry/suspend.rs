@@ -16,8 +16,8 @@ const FAREWELL_PATIENCE: Duration = Duration::from_millis(500);
 /// How often a suspension looks whether its next step is due: PgBouncer does so with each turn of its loop.
 const LOOK_PERIOD: Duration = Duration::from_millis(5);
 
-/// How long clients and servers have to stop once nobody waits for a server any more, where suspend_timeout is over:
-/// those in the middle of a message whose other end does not read are dropped then.
+/// How long clients and servers have at least to stop, from when nobody waits for a server any more: where
+/// suspend_timeout is over then, those in the middle of a message whose other end does not read are dropped.
 const GRACE: Duration = Duration::from_millis(300);
 
 impl Registry {
@@ -65,11 +65,13 @@ impl Registry {
 
     async fn come_to_a_stop(&self, since: Moment) {
         let mut over = false;
+        let mut frozen_at = None;
         loop {
             match self.suspension().phase() {
                 Phase::Running => return,
                 Phase::Draining if self.is_drained() => {
                     if self.suspension().freeze() {
+                        frozen_at = Some(world::now());
                         self.suspension().call(&self.surroundings.roster);
                     }
                 }
@@ -77,14 +79,17 @@ impl Registry {
                 Phase::Draining | Phase::Frozen => {}
             }
             let limit = self.config().settings.suspend_timeout;
-            let waited = world::now().since(since);
+            let now = world::now();
+            let waited = now.since(since);
             if !limit.is_zero() && waited >= limit {
                 match (over, self.suspension().phase()) {
                     (false, Phase::Draining) => {
                         over = true;
                         self.dismiss(|card| !drained(card));
                     }
-                    (_, Phase::Frozen) if waited >= limit + GRACE => self.dismiss(|card| !still(card)),
+                    (_, Phase::Frozen) if frozen_at.is_some_and(|at| now.since(at) >= GRACE) => {
+                        self.dismiss(|card| !still(card));
+                    }
                     _ => {}
                 }
             }
