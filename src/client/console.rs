@@ -89,6 +89,7 @@ impl ConsoleClient {
                 return super::log_farewell(&self.shared, self.entered.card(), &Farewell::ClientGone).await;
             }
             if let Err(farewell) = self.answer(&mut out).await {
+                let farewell = super::unless_tls_broke(farewell, &self.stream);
                 self.log_errors(&out);
                 super::log_farewell(&self.shared, self.entered.card(), &farewell).await;
                 let mut last = out;

@@ -57,6 +57,8 @@ pub enum Farewell {
     TlsInsideTls,
     /// The TLS handshake failed.
     Handshake(TlsError),
+    /// Its TLS broke after the handshake: these bytes were not its own, or not what may come.
+    TlsBroken(String),
     /// It wants to log in without TLS, which client_tls_sslmode forbids.
     TlsRequired,
     /// It did not prove who it is.
@@ -160,6 +162,7 @@ impl Farewell {
             Farewell::Handshake(error) => {
                 return (Cow::Owned(format!("TLS handshake error: {error}")), sqlstate::PROTOCOL_VIOLATION);
             }
+            Farewell::TlsBroken(how) => return (Cow::Owned(format!("TLS error: {how}")), sqlstate::PROTOCOL_VIOLATION),
             Farewell::TlsRequired => ("SSL required", sqlstate::INVALID_AUTHORIZATION),
             Farewell::DirectTls => ("TLS is not enabled (client_tls_sslmode)", sqlstate::FEATURE_NOT_SUPPORTED),
             Farewell::Denied(denial) => return (Cow::Owned(denial.to_string()), denial_sqlstate(denial.kind)),
@@ -257,8 +260,14 @@ impl Farewell {
 
     /// The ErrorResponse, if there is somebody to tell who would understand.
     pub fn message(&self, codes: Codes) -> Option<Vec<u8>> {
-        let expects_tls =
-            matches!(self, Farewell::Handshake(_) | Farewell::TlsInsideTls | Farewell::NoAlpn | Farewell::LateTls);
+        let expects_tls = matches!(
+            self,
+            Farewell::Handshake(_)
+                | Farewell::TlsInsideTls
+                | Farewell::NoAlpn
+                | Farewell::LateTls
+                | Farewell::TlsBroken(_)
+        );
         if self.is_quiet() || expects_tls {
             return None;
         }

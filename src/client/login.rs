@@ -103,6 +103,7 @@ pub(super) async fn log_in(shared: Arc<Shared>, entered: EnteredClient, stream: 
             LoggedIn::Console(Box::new(ConsoleClient::new(shared, entered, stream, inbox, unsent, admitted)))
         }
         Err(farewell) => {
+            let farewell = super::unless_tls_broke(farewell, &arrival.stream);
             // There may be half a password in it.
             arrival.inbox.wipe();
             arrival.log_failure(&farewell);

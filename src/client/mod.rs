@@ -48,6 +48,7 @@ use crate::net::ldap::Directories;
 use crate::net::listen::Listeners;
 use crate::net::pam::Pam;
 use crate::net::stream::{Raw, Stream};
+use crate::net::tls::TlsStream;
 use crate::net::workers::{Carried, Workers};
 use crate::net::world;
 use crate::pool::Registry;
@@ -55,6 +56,7 @@ use crate::protocol::parameters::Tracked;
 use crate::protocol::shared::{Catalogue, Interner};
 use crate::stats::lines;
 use crate::stats::roster::{ClientCard, Endpoint, Roster};
+use farewell::Farewell;
 use replication::Replica;
 use session::{Client, Leaving};
 use throttle::Throttle;
@@ -152,6 +154,7 @@ pub async fn serve(shared: Arc<Shared>, socket: Raw, peer: Endpoint, local: Endp
 async fn serve_session(mut client: Box<Client>, mut carried: Carried) {
     match client.run().await {
         Leaving::For(farewell) => {
+            let farewell = unless_tls_broke(farewell, &client.stream);
             Box::pin(log_farewell(&client.shared, client.card(), &farewell)).await;
             client.say_farewell(&farewell);
         }
@@ -167,6 +170,7 @@ async fn serve_session(mut client: Box<Client>, mut carried: Carried) {
 async fn serve_replica(mut replica: Box<Replica>, _carried: Carried) {
     let farewell = replica.run().await;
     let client = replica.client();
+    let farewell = unless_tls_broke(farewell, &client.stream);
     log_farewell(&client.shared, client.card(), &farewell).await;
     client.say_farewell(&farewell);
 }
@@ -176,21 +180,29 @@ fn serve_moved(mut client: Box<Client>, carried: Carried) -> Pin<Box<dyn Future<
     Box::pin(async move {
         match client.stream.move_here() {
             Ok(()) => serve_session(client, carried).await,
-            Err(_) => log_farewell(&client.shared, client.card(), &farewell::Farewell::ClientGone).await,
+            Err(_) => log_farewell(&client.shared, client.card(), &Farewell::ClientGone).await,
         }
     })
 }
 
+/// Why a client leaves that seems to be gone: where its TLS broke, it has not just hung up.
+fn unless_tls_broke(farewell: Farewell, stream: &Stream) -> Farewell {
+    match (farewell, stream.tls().and_then(TlsStream::fault)) {
+        (Farewell::ClientGone, Some(fault)) => Farewell::TlsBroken(fault.to_string()),
+        (farewell, _) => farewell,
+    }
+}
+
 /// Logs why a client leaves. Where it is to be told, this ends only when the log has it (or after a moment): who looks
 /// into the log because of what a client says finds it there.
-async fn log_farewell(shared: &Shared, card: &ClientCard, farewell: &farewell::Farewell) {
+async fn log_farewell(shared: &Shared, card: &ClientCard, farewell: &Farewell) {
     let config = shared.registry.config();
     let tag = lines::Tag::client(card);
     if !farewell.is_quiet() && config.settings.log_pooler_errors {
         tracing::warn!(conn = ?tag, "{}", lines::pooler_error(&farewell.text()));
     }
     // Who leaves without a word is probably a probe of some monitoring, and PgBouncer is silent about it too.
-    let probe = matches!(farewell, farewell::Farewell::ClientGone) && card.names.get().is_none();
+    let probe = matches!(farewell, Farewell::ClientGone) && card.names.get().is_none();
     if config.settings.log_disconnections && !probe {
         let age = world::now().since(card.connected);
         tracing::info!(conn = ?tag, "{}", lines::closing(&farewell.text(), age));

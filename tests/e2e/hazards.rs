@@ -24,6 +24,7 @@
 //! | | slow logins, half-open floods, endless handshakes | `floods` |
 //! | | storms of logins, made-up databases | `limits`, `floods` |
 //! | | TLS that was meant for another protocol | `encryption`, `tls` |
+//! | | bytes slipped into an encrypted session, new keys without end | `encryption` |
 //!
 //! What does not apply:
 //!

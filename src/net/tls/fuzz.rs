@@ -53,7 +53,8 @@ pub fn settings(text: &str) {
     for (at, name) in names.iter().enumerate() {
         assert!(!names[..at].contains(name), "{name} is offered twice");
     }
-    let bans = |rule: &str| rule.strip_prefix('!').is_some_and(|banned| names.contains(&banned));
+    // Of the suites of TLS 1.3 this setting says nothing, with OpenSSL neither.
+    let bans = |rule: &str| rule.strip_prefix("!ECDHE-").is_some_and(|rest| names.contains(&&*format!("ECDHE-{rest}")));
     assert!(!words.ciphers.split([':', ',', ' ', ';']).any(bans), "{names:?} for {}", words.ciphers);
 }
 

@@ -123,6 +123,8 @@ struct State {
     unsent: Outbox,
     /// The other side will say no more.
     ended: bool,
+    /// What it broke the rules with after the handshake.
+    fault: Option<rustls::Error>,
     /// The hash of the server's certificate, whichever side that is.
     end_point: Option<Arc<[u8]>>,
 }
@@ -130,7 +132,7 @@ struct State {
 impl State {
     fn new(session: Session, incoming: Inbox) -> State {
         let (surplus, unsent) = (Inbox::default(), Outbox::default());
-        State { session, incoming, surplus, unsent, ended: false, end_point: None }
+        State { session, incoming, surplus, unsent, ended: false, fault: None, end_point: None }
     }
 
     /// Takes in what has come, and says what there is to say.
@@ -181,7 +183,9 @@ impl Wire {
         let Some(socket) = &mut self.socket else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
         let incoming = &mut self.state.incoming;
         if incoming.fresh().len() > UNFINISHED_MAX {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "a TLS message in too many pieces")));
+            let fault = rustls::Error::General("a TLS message in too many pieces".to_owned());
+            self.state.fault = Some(fault.clone());
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, fault)));
         }
         let mut room = ReadBuf::new(incoming.room());
         let polled = Pin::new(socket).poll_read(cx, &mut room);
@@ -294,7 +298,10 @@ impl TlsStream {
             let _ = self.wire.poll_flush(cx);
             match advanced {
                 Ok(progress) => self.wire.state.ended = progress == Progress::Ended,
-                Err(error) => return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error))),
+                Err(error) => {
+                    self.wire.state.fault = Some(error.clone());
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
+                }
             }
             let len = inbox.fresh().len() - before;
             if len > 0 {
@@ -385,6 +392,11 @@ impl TlsStream {
     pub fn peer_names(&self) -> Option<PeerNames> {
         let certificate = Certificate::read(self.peer_certificate()?)?;
         Some(PeerNames { common: certificate.common_name().map(str::to_owned), hosts: certificate.host_names() })
+    }
+
+    /// Why nothing more can be read, where the other side, or somebody between, broke the rules.
+    pub fn fault(&self) -> Option<&rustls::Error> {
+        self.wire.state.fault.as_ref()
     }
 
     /// What binds SCRAM to this connection (tls-server-end-point, RFC 5929): the hash of the server's certificate.

@@ -130,6 +130,11 @@ proptest! {
     }
 }
 
+#[test]
+fn a_ban_of_a_suite_of_tls_1_3_is_not_the_list_of_tls_1_2s_to_pronounce() {
+    fuzz::settings("secure\nHIGH:!TLS_AES_256_GCM_SHA384:!ECDHE-RSA-AES256-GCM-SHA384\n\nX25519\nauto");
+}
+
 /// A ClientHello or a server's first flight, as a beginning to be spoilt.
 fn first_flight(accepting: bool) -> Vec<u8> {
     let (client, server) = sessions();

@@ -1,11 +1,15 @@
 //! Who stands between a client and the pooler, or between the pooler and a server, before TLS has begun.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
+
+use rustls::ClientConnection;
 
 use super::{lines_of, repelled};
 use crate::cancel::cancel_packet;
 use crate::support::gate::FakeServer;
-use crate::support::tls::{Tunnel, client_hello};
+use crate::support::tls::{Tunnel, client_hello, connect};
 use crate::support::{self, Postgres, Proxy, Script, Setup, Wire, eventually};
 use crate::tls::{SSL_REQUEST, STARTTLS, encrypting, tunnelled};
 
@@ -94,6 +98,64 @@ fn requests_for_encryption_are_few_bare_and_in_order() {
         wire.send(SSL_REQUEST);
     });
     repelled(&without, "TLS is not enabled (client_tls_sslmode)", |wire| wire.send(client_hello()));
+}
+
+/// What is done to a session behind its client's back, or by a client that wears it out.
+type Deed = fn(&mut ClientConnection, &mut TcpStream);
+
+const DEEDS: [Deed; 3] = [
+    |_, socket| {
+        let _ = socket.write_all(Script::new().query("CREATE TABLE slipped_in()").as_ref());
+    },
+    |tls, socket| {
+        let mut record = Vec::new();
+        tls.writer().write_all(Script::new().query("CREATE TABLE slipped_in()").as_ref()).unwrap();
+        tls.write_tls(&mut record).unwrap();
+        *record.last_mut().unwrap() ^= 1;
+        let _ = socket.write_all(&record);
+    },
+    |tls, socket| {
+        for _ in 0..100 {
+            tls.refresh_traffic_keys().unwrap();
+            let _ = tls.write_tls(socket);
+        }
+    },
+];
+
+#[test]
+fn what_is_slipped_into_an_encrypted_session_ends_it() {
+    if support::beyond_pgbouncer() {
+        return;
+    }
+    let proxy = encrypting("require").start();
+    for (deed, logged_in) in DEEDS.into_iter().flat_map(|deed| [(deed, false), (deed, true)]) {
+        let mut wire = Wire::tcp(proxy.port);
+        let whence = wire.socket().local_addr().unwrap().as_socket().unwrap().to_string();
+        wire.send(SSL_REQUEST);
+        assert_eq!(wire.byte(), b'S');
+        let (mut tls, mut socket) = connect(wire);
+        if logged_in {
+            let mut stream = rustls::Stream::new(&mut tls, &mut socket);
+            stream.write_all(&proxy.login().startup()).unwrap();
+            let mut greeting = Vec::new();
+            while !greeting.ends_with(b"Z\0\0\0\x05I") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                greeting.push(byte[0]);
+            }
+        }
+
+        deed(&mut tls, &mut socket);
+
+        let _ = socket.read_to_end(&mut Vec::new());
+        // What comes with the last of the handshake is counted to it.
+        let said = if logged_in { "TLS error: " } else { "TLS " };
+        proxy.until_log(&format!("@{whence} pooler error: {said}"));
+        assert_eq!(lines_of(&proxy, &format!("@{whence} pooler error: ")), 1);
+    }
+    assert_eq!(Postgres::shared().admin().value("SELECT to_regclass('slipped_in') IS NULL"), "t");
+    let (_tunnel, mut client) = tunnelled(&proxy, &STARTTLS);
+    assert_eq!(client.value("SELECT 1"), "1");
 }
 
 #[test]

@@ -160,6 +160,22 @@ pub(crate) fn client_hello() -> Vec<u8> {
     hello
 }
 
+/// Shakes hands as a client that trusts the shared authority, after the answer to SSLRequest; the connection and its
+/// socket, on which other things can be said than the connection says.
+pub(crate) fn connect(outer: Wire) -> (ClientConnection, TcpStream) {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(&Authority::shared().certificate).unwrap()).unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let mut tls = ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap();
+    let mut socket = TcpStream::from(outer.into_socket());
+    tls.complete_io(&mut socket).unwrap();
+    (tls, socket)
+}
+
 /// Answers a TLS handshake, which is to come next, with this certificate; the inside of the connection.
 pub(crate) fn serve(outer: Wire, shown: &Pair) -> Wire {
     let certificate = CertificateDer::from_pem_file(&shown.certificate).unwrap();

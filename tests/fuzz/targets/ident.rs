@@ -9,7 +9,7 @@ fuzz_target!(|bytes: &[u8]| {
     let text = String::from_utf8_lossy(bytes).replace(['"', '\\', '\n', '\r'], "");
     if let Some(map) = read.maps.find("map") {
         for name in map.names_for("app") {
-            assert!(text.contains(&name.replace(['"', '\\'], "")));
+            assert!(text.contains(&name.replace(['"', '\\', '\n', '\r'], "")));
         }
     }
 });

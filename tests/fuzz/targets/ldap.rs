@@ -16,7 +16,7 @@ fuzz_target!(|text: &str| {
     if let Ok(filter) = search.filter_for(user) {
         assert!(!filter[1..filter.len() - 1].contains(['(', ')', '*']));
     }
-    let simple = LdapOptions::parse("ldapserver=h ldapprefix=uid= ldapsuffix=,dc=x").expect("it is in order").way;
+    let simple = LdapOptions::parse("ldapserver=h ldapprefix=uid= ldapsuffix=\",dc=x\"").expect("it is in order").way;
     let entry = simple.entry_of(user).expect("it is made of the name");
     assert_eq!(entry.replace("\\\\", "").matches(',').count(), 1, "{entry}");
 });
