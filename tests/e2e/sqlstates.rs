@@ -265,18 +265,19 @@ fn a_program_tells_by_the_sqlstate_what_it_may_try_again() {
         return;
     }
     let gate = Gate::open();
-    let setup = Setup::new().through(gate.port).set("default_pool_size", 1).set("query_wait_timeout", 1);
-    let proxy = setup.set("server_login_retry", 60).start();
+    let setup = Setup::new().through(gate.port).set("default_pool_size", 1);
+    let proxy = setup.set("server_login_retry", 600).start();
     let conninfo = format!("host=127.0.0.1 port={} user={} dbname=app", proxy.port, proxy.role);
     let answered = |code: SqlState| (vec![code], "answer".to_owned());
 
     let mut holder = proxy.client();
     holder.ok("BEGIN");
+    proxy.console().ok("SET query_wait_timeout = 1");
     let waiting = asked_again(conninfo.clone(), "SELECT 1");
     proxy.until_log("closing because: query_wait_timeout");
+    proxy.console().ok("SET query_wait_timeout = 60");
     holder.ok("COMMIT");
     assert_eq!(waiting.join().unwrap(), answered(SqlState::TOO_MANY_CONNECTIONS));
-    proxy.console().ok("SET query_wait_timeout = 60");
 
     let asleep = asked_again(conninfo.clone(), "SELECT pg_sleep(60)::text");
     Postgres::shared().until_sleeping(&proxy.role, 1);

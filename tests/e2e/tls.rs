@@ -609,7 +609,7 @@ fn a_record_can_want_a_certificate_beside_the_password() {
 fn a_server_that_wants_a_password_and_a_certificate_gets_both() {
     let server = Postgres::encrypted();
     for shown in [true, false] {
-        let setup = to_encrypted("verify-full").set("query_wait_timeout", 5);
+        let setup = to_encrypted("verify-full");
         let role = setup.role().to_owned();
         server.admin().ok(&format!("ALTER ROLE {role} PASSWORD 'both'; GRANT by_both TO {role}"));
         let pair = Authority::shared().sign(&format!("both-{role}"), "pooler", Kind::Named("DNS:pooler"));
@@ -641,7 +641,6 @@ fn direct(port: u16) -> Setup {
         .set("server_tls_sslmode", "verify-full")
         .set("server_tls_ca_file", Authority::shared().certificate.display())
         .set("server_tls_sslnegotiation", "direct")
-        .set("query_wait_timeout", 5)
 }
 
 #[test]
@@ -666,7 +665,7 @@ fn a_server_gets_its_handshake_at_once_where_that_is_asked() {
 
     // The very first bytes are those of TLS, and say what for.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let proxy = direct(listener.local_addr().unwrap().port()).start();
+    let proxy = direct(listener.local_addr().unwrap().port()).set("query_wait_timeout", 2).start();
     let hello = std::thread::scope(|scope| {
         let login = scope.spawn(|| proxy.login().attempt().is_ok());
         let (mut socket, _) = listener.accept().unwrap();
@@ -690,7 +689,7 @@ fn a_server_that_does_not_say_what_it_speaks_is_left() {
         return;
     }
     let greeter = Greeter::start(&Authority::shared().server);
-    let proxy = direct(greeter.port).start();
+    let proxy = direct(greeter.port).set("query_wait_timeout", 2).start();
 
     let refusal = proxy.login().attempt().err().expect("a refusal").message();
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use rustls::ClientConnection;
 
-use super::{lines_of, repelled};
+use super::{lines_of, repelled, until_lines};
 use crate::cancel::cancel_packet;
 use crate::support::gate::FakeServer;
 use crate::support::tls::{Tunnel, client_hello, connect};
@@ -172,7 +172,7 @@ fn a_handshake_that_is_meant_for_another_protocol_fails() {
         let before = lines_of(&proxy, " pooler error: ");
         let (_tunnel, wire) = Tunnel::open(proxy.port, arguments);
         assert!(proxy.login().over(wire).is_err());
-        eventually("it is noted", || (lines_of(&proxy, " pooler error: ") == before + 1).then_some(()));
+        until_lines(&proxy, " pooler error: ", before + 1);
         let log = proxy.log();
         let last = log.lines().rfind(|line| line.contains(" pooler error: ")).unwrap();
         assert!(last.contains(said), "{last}");

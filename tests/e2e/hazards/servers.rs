@@ -11,7 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use postgres_protocol::password::{md5, scram_sha_256};
 
-use super::whole_errors;
+use super::{until_lines, whole_errors};
 use crate::support::gate::FakeServer;
 use crate::support::tls::{Authority, Tunnel, serve};
 use crate::support::{self, Message, Postgres, Proxy, Script, Setup, Wire};
@@ -179,6 +179,7 @@ fn found_out(proxy: &Proxy, what: &str, said: &str) {
     let refusal = proxy.login().attempt().err().unwrap_or_else(|| panic!("{what}: somebody got in"));
     whole_errors(&refusal.seen);
     assert!(refusal.message().ends_with(said), "{what}: {refusal:?}");
+    proxy.until_log(" WARNING server login failed: ");
     let log = proxy.log();
     let failures: Vec<&str> = log.lines().filter(|line| line.contains(" WARNING server login failed: ")).collect();
     assert!(failures.len() == 1 && failures[0].contains(said), "{what}: {log}");
@@ -313,7 +314,7 @@ fn who_stands_between_pooler_and_server_cannot_pass_a_login_on() {
 
         assert!(refusal.message().contains(said), "{refusal:?}");
         let line = format!("server login failed: FATAL {}", refusal.message());
-        assert_eq!(proxy.log().matches(&line).count(), 1, "{}", proxy.log());
+        until_lines(&proxy, &line, 1);
     }
 }
 
