@@ -84,8 +84,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// What is wrong with the settings of TLS or the files they name, in PgBouncer's words, with the place of the setting
-    /// that is blamed: the first in the text.
+    /// What is wrong with the settings of TLS or the files they name, in PgBouncer's words, with the place of the
+    /// setting that is blamed: the first in the text.
     pub fn tls_problem(&self, what: &str) -> String {
         let blamed = self.given.iter().filter_map(|given| Some((what.find(&*given.name)?, given)));
         // Of two that begin alike, the longer one is meant.
