@@ -419,7 +419,7 @@ fn another_value(name: &str, value: &str) -> &'static str {
     }
     let mut settings = Settings::default();
     let fits = |text: &&str| *text != value && settings.set(name, text).is_ok_and(|effect| effect == SetEffect::Now);
-    ["1", "0", "7", "session", "plain", "local1", "require"].into_iter().find(fits).expect(name)
+    ["1", "0", "7", "session", "plain", "local1", "require", "direct"].into_iter().find(fits).expect(name)
 }
 
 #[test]
