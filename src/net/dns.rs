@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 
 use super::workers::Workers;
 use super::world;
@@ -133,12 +134,17 @@ impl Dns {
     ///
     /// # Errors
     /// Why there are none.
+    ///
+    /// Cancel safe: nobody is asked any further for who waits no more.
     pub async fn names_of(&self, address: IpAddr) -> Result<Vec<String>, Arc<str>> {
         let dns = self.clone();
-        let asked = self.shared.workers.handle(0).spawn(async move { dns.proven_names(address.to_canonical()).await });
-        match asked.await {
-            Ok(names) => names.map_err(|failure| failure.text().clone()),
-            Err(_) => Err("the query was given up".into()),
+        // A set, because it ends its tasks when it is dropped.
+        let mut asking = JoinSet::new();
+        let asked = async move { dns.proven_names(address.to_canonical()).await };
+        asking.spawn_on(asked, self.shared.workers.handle(0));
+        match asking.join_next().await {
+            Some(Ok(names)) => names.map_err(|failure| failure.text().clone()),
+            _ => Err("the query was given up".into()),
         }
     }
 
