@@ -222,7 +222,7 @@ impl IniReader<'_> {
             match item {
                 Item::Include(path) => self.file(Path::new(&path), place, depth + 1),
                 Item::Section(name) => self.begin(&name, place),
-                Item::Pair(key, value) => self.pair(&key, &value, place),
+                Item::Pair(key, value) => self.pair(&key, &Zeroizing::new(value), place),
             }
         }
     }
