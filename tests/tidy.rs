@@ -108,6 +108,51 @@ fn every_setting_is_read_by_code() {
     assert!(unread.is_empty(), "rows of config/settings.rs that no code reads: {unread:?}");
 }
 
+/// What code calls an entry of each section, by the struct of its keys in config/keys.rs.
+const ENTRIES: [(&str, &[&str]); 3] =
+    [("DatabaseKeys", &["database", "own"]), ("UserRules", &["own"]), ("PeerKeys", &["peer"])];
+
+/// Keys that the configuration has put together in a field of another name.
+const TOGETHER: [(&str, &str, &str); 7] = [
+    ("DatabaseKeys", "host", "hosts"),
+    ("DatabaseKeys", "port", "hosts"),
+    ("DatabaseKeys", "client_encoding", "startup"),
+    ("DatabaseKeys", "datestyle", "startup"),
+    ("DatabaseKeys", "timezone", "startup"),
+    ("DatabaseKeys", "application_name", "startup"),
+    ("PeerKeys", "port", "host"),
+];
+
+#[test]
+fn every_key_of_databases_users_and_peers_is_read_by_code() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    code_below(&src, &src, &mut files);
+    let table = std::fs::read_to_string(src.join("config/keys.rs")).expect("a text");
+
+    let (mut section, mut rows, mut unread) = ("", 0, Vec::new());
+    for line in table.lines() {
+        if let Some((keys, _)) = ENTRIES.iter().find(|(keys, _)| line.contains(&format!("struct {keys} in "))) {
+            section = keys;
+        }
+        let Some((key, _)) = line.trim().strip_suffix(", Reload;").and_then(|row| row.split_once(": ")) else {
+            continue;
+        };
+        rows += 1;
+        let together = TOGETHER.iter().find(|(keys, name, _)| (*keys, *name) == (section, key));
+        let field = together.map_or(key, |(_, _, field)| field);
+        let (_, owners) = ENTRIES.iter().find(|(keys, _)| *keys == section).expect("a section above each row");
+        let is_read =
+            |(_, code): &(String, String)| owners.iter().any(|owner| mentions(code, &format!("{owner}.{field}")));
+        if !files.iter().any(is_read) {
+            unread.push(format!("{section}: {key}"));
+        }
+    }
+
+    assert!(rows > 30, "{rows} rows");
+    assert!(unread.is_empty(), "rows of config/keys.rs that no code reads: {unread:?}");
+}
+
 /// Adds the name and code of each file below `folder` that may obey a setting: no tests, and of the room that reads the
 /// configuration only what follows it there (`%include`, `auth_file` and the like).
 fn code_below(folder: &Path, src: &Path, files: &mut Vec<(String, String)>) {
