@@ -178,7 +178,7 @@ pub fn process_up(pgbouncer: &str, workers: usize) -> impl Display {
 }
 
 /// What TLS is made with.
-pub const TLS: &str = "rustls 0.23 (ring)";
+pub const TLS: &str = "rustls 0.23 (aws-lc-rs)";
 
 /// A sentence written straight into the line, without a string between.
 struct Sentence<F>(F);

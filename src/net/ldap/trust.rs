@@ -134,7 +134,7 @@ impl Policy {
         if roots.is_empty() {
             return Err("no authority's certificate is in TLS_CACERT or TLS_CACERTDIR of ldap.conf".to_owned());
         }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let config = builder.map_err(|error| error.to_string())?.with_root_certificates(roots).with_no_client_auth();
         Ok(Arc::new(config))

@@ -7,7 +7,7 @@
 //! the end, and a name that is unknown is passed over.
 
 use rustls::crypto::SupportedKxGroup;
-use rustls::crypto::ring::{cipher_suite, kx_group};
+use rustls::crypto::aws_lc_rs::{cipher_suite, kx_group};
 use rustls::version::{TLS12, TLS13};
 use rustls::{SupportedCipherSuite, SupportedProtocolVersion};
 

@@ -245,7 +245,7 @@ fn trusts(authorities: &[&str], shown: &str, host: &str, now: UnixTime) -> bool 
     let trust = ServerTrust {
         authorities: Some(Authorities::new(authorities.iter().map(|name| der(name)).collect())),
         names: true,
-        algorithms: ring::default_provider().signature_verification_algorithms,
+        algorithms: aws_lc_rs::default_provider().signature_verification_algorithms,
     };
     let name = ServerName::try_from(host).unwrap();
     trust.verify_server_cert(&der(shown), &[], &name, &[], now).is_ok()
