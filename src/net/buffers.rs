@@ -305,6 +305,17 @@ impl Outbox {
         }
     }
 
+    /// These bytes are pending and nothing else; the memory goes where there are none.
+    pub fn replace(&mut self, bytes: &[u8]) {
+        self.sent = 0;
+        if bytes.is_empty() {
+            self.bytes = Vec::new();
+        } else {
+            self.bytes.clear();
+            self.bytes.extend_from_slice(bytes);
+        }
+    }
+
     /// Gives the memory back. Nothing may be pending.
     pub fn rest(&mut self) {
         debug_assert!(self.is_empty());

@@ -6,9 +6,10 @@
 //!                            └► unsent (handshake, keys, alerts)
 //! ```
 //!
-//! Bytes count as sent when they are sealed: what the socket will not take waits in `unsent`, at most one batch, and
-//! nothing more is taken before it is gone. Reading sends it on too, so that whoever waits for an answer has asked the
-//! question. A connection at rest holds no buffer.
+//! Bytes count as sent when they are sealed: what the socket will not take waits in `unsent`, at most one batch and a
+//! little, and nothing more is taken before it is gone. Waiting for something to read sends it on too, so that whoever
+//! waits for an answer has asked the question. What a client is told at the end of a handshake, a session ticket
+//! mostly, waits there for what is said next, and both leave with one write. A connection at rest holds no buffer.
 //!
 //! The signature of a handshake is made away from the I/O threads: with an RSA key of 2,048 bits it takes a
 //! millisecond, the time of some forty transactions, and a thousand clients that connect at once must not keep others
@@ -42,6 +43,9 @@ const UNFINISHED_MAX: usize = 128 * 1024;
 
 /// The most that is sealed at once.
 const BATCH_BYTES: usize = 64 * 1024;
+
+/// The most of what is unsent that leaves together with what is said next.
+const JOINED_BYTES: usize = 4 * 1024;
 
 thread_local! {
     /// Where records are made. Kept, because zeroing a new one would cost as much as sealing.
@@ -164,6 +168,9 @@ impl Wire {
             } else {
                 self.state.step(Words::None)
             };
+            if accepts && matches!(advanced, Ok(Progress::Open)) {
+                return Ok(TlsStream { wire: self });
+            }
             let flushed = std::future::poll_fn(|cx| self.poll_flush(cx)).await;
             let progress = advanced.map_err(TlsError::Tls)?;
             flushed?;
@@ -279,8 +286,6 @@ impl TlsStream {
 
     /// As [`Stream::poll_fill`](crate::net::stream::Stream::poll_fill).
     pub(in crate::net) fn poll_fill(&mut self, cx: &mut Context<'_>, inbox: &mut Inbox) -> Poll<io::Result<usize>> {
-        // That it cannot be sent is heard by whoever sends next; what the other side said before it left counts.
-        let _ = self.wire.poll_flush(cx);
         if !self.wire.state.surplus.is_empty() {
             let len = self.wire.state.surplus.fresh().len();
             inbox.put(self.wire.state.surplus.fresh());
@@ -288,7 +293,17 @@ impl TlsStream {
             return Poll::Ready(Ok(len));
         }
         loop {
-            if self.wire.state.ended || ready!(self.wire.poll_read(cx))? == 0 {
+            let ended = self.wire.state.ended
+                || match self.wire.poll_read(cx) {
+                    Poll::Ready(read) => read? == 0,
+                    Poll::Pending => {
+                        // That it cannot be sent is heard by whoever sends next; what the other side said before it
+                        // left counts.
+                        let _ = self.wire.poll_flush(cx);
+                        return Poll::Pending;
+                    }
+                };
+            if ended {
                 self.wire.state.ended = true;
                 return Poll::Ready(Ok(0));
             }
@@ -317,19 +332,22 @@ impl TlsStream {
 
     /// As [`Stream::poll_send`](crate::net::stream::Stream::poll_send).
     pub(in crate::net) fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(self.wire.poll_flush(cx))?;
+        if self.wire.state.unsent.pending().len() > JOINED_BYTES {
+            ready!(self.wire.poll_flush(cx))?;
+        }
         let Some(socket) = &mut self.wire.socket else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
         let State { session, incoming, surplus, unsent, .. } = &mut *self.wire.state;
         let bytes = &bytes[..bytes.len().min(BATCH_BYTES)];
         SEALED.with_borrow_mut(|sealed| {
             sealed.clear();
+            sealed.extend_from_slice(unsent.pending());
             let buffers = Buffers { incoming, plain: surplus, out: sealed };
             session.step(buffers, Words::Bytes(bytes)).map_err(io::Error::other)?;
             let sent = match Pin::new(socket).poll_write(cx, sealed) {
                 Poll::Ready(sent) => sent?,
                 Poll::Pending => 0,
             };
-            unsent.bytes().extend_from_slice(&sealed[sent..]);
+            unsent.replace(&sealed[sent..]);
             Poll::Ready(Ok(bytes.len()))
         })
     }

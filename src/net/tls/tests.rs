@@ -321,14 +321,26 @@ fn what_has_not_changed_stays() {
     assert!(tls.put_in_force(tls.prepare(&servers).unwrap()));
 }
 
-async fn connected(shown: &str, host: &str) -> (Result<TlsStream, TlsError>, Result<TlsStream, TlsError>) {
+type Outcome = Result<TlsStream, TlsError>;
+
+async fn connected(shown: &str, host: &str) -> (Outcome, Outcome) {
+    let (client, server, _) = connected_and_watched(shown, host).await;
+    (client, server)
+}
+
+/// Beside both ends, the client's socket, to be looked at from outside.
+async fn connected_and_watched(shown: &str, host: &str) -> (Outcome, Outcome, std::net::TcpStream) {
     let InForce { acceptor, connector, .. } = in_force(&settings(shown));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let socket = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let watched = socket.try_clone().unwrap();
     let (accepted, _) = listener.accept().await.unwrap();
     let (connector, acceptor) = (connector.unwrap(), acceptor.unwrap());
     let accepting = TlsStream::accept(accepted, &acceptor, Inbox::default());
-    tokio::join!(TlsStream::connect(socket, &connector, host), accepting)
+    let connecting = TlsStream::connect(TcpStream::from_std(socket).unwrap(), &connector, host);
+    let (client, server) = tokio::join!(connecting, accepting);
+    (client, server, watched)
 }
 
 #[tokio::test]
@@ -347,6 +359,36 @@ async fn both_ends_agree_on_what_binds_them() {
     let (refused, told) = connected("named", "elsewhere.example.org").await;
     assert!(refused.unwrap_err().to_string().contains("certificate verify failed"));
     assert!(told.is_err());
+}
+
+#[tokio::test]
+async fn the_ticket_leaves_with_the_first_answer_or_before_a_wait() {
+    for answers in [true, false] {
+        let (client, server, wire) = connected_and_watched("named", "localhost").await;
+        let (_client, mut server) = (client.unwrap(), Stream::Tls(Box::new(server.unwrap())));
+        assert!(wire.peek(&mut [0]).is_err(), "it is held back");
+
+        if answers {
+            server.send_all(b"hello").await.unwrap();
+        } else {
+            let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+            assert!(server.poll_fill(&mut cx, &mut Inbox::default()).is_pending());
+        }
+
+        let mut came = [0; 1024];
+        let len = wire.peek(&mut came).unwrap();
+        assert_eq!(records(&came[..len]), if answers { 2 } else { 1 });
+    }
+}
+
+/// How many TLS records these bytes are.
+fn records(mut bytes: &[u8]) -> usize {
+    let mut count = 0;
+    while let [_, _, _, high, low, rest @ ..] = bytes {
+        bytes = &rest[usize::from(u16::from_be_bytes([*high, *low]))..];
+        count += 1;
+    }
+    count
 }
 
 #[tokio::test]
