@@ -25,6 +25,9 @@ pub(crate) const DATABASE: &str = "bench";
 /// A running PostgreSQL; stopped when dropped.
 pub(crate) struct Cluster {
     pub(crate) port: u16,
+    /// The private key with which it and all poolers speak TLS: of the commonest kind, RSA of 2,048 bits.
+    pub(crate) key: PathBuf,
+    pub(crate) certificate: PathBuf,
     programs: PathBuf,
     socket_folder: PathBuf,
     server: Child,
@@ -43,6 +46,7 @@ impl Cluster {
         finish(initdb.arg(&data), "initdb", || scratch.tail("initdb.log"))?;
         scratch.write("data/pg_hba.conf", HBA)?;
 
+        let (key, certificate) = certify(scratch)?;
         let port = free_port()?;
         let mut server = scratch.command(&programs.join("postgres"), "postgres.log")?;
         server.arg("-D").arg(&data).arg("-k").arg(scratch.path(""));
@@ -50,8 +54,11 @@ impl Cluster {
         for setting in SETTINGS {
             server.args(["-c", setting]);
         }
+        for (setting, file) in [("ssl_key_file", &key), ("ssl_cert_file", &certificate)] {
+            server.arg("-c").arg(format!("{setting}={}", file.display()));
+        }
         let server = server.spawn().map_err(|error| format!("postgres: {error}"))?;
-        let mut cluster = Cluster { port, programs, socket_folder: scratch.path(""), server };
+        let mut cluster = Cluster { port, key, certificate, programs, socket_folder: scratch.path(""), server };
         cluster.wait_until_up(scratch)?;
         cluster.fill(scale)?;
         Ok(cluster)
@@ -147,8 +154,23 @@ const SETTINGS: [&str; 9] = [
     "max_wal_size=4GB",
     "autovacuum=off",
     "jit=off",
-    "ssl=off",
+    "ssl=on",
 ];
+
+/// A new key, and a certificate that it has signed itself.
+fn certify(scratch: &Scratch) -> Outcome<(PathBuf, PathBuf)> {
+    let (key, certificate) = (scratch.path("tls.key"), scratch.path("tls.crt"));
+    let mut openssl = Command::new("openssl");
+    openssl.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30", "-subj", "/CN=localhost"]);
+    let output = openssl.arg("-keyout").arg(&key).arg("-out").arg(&certificate).output();
+    let output = output.map_err(|error| format!("openssl: {error}"))?;
+    if !output.status.success() {
+        return Err(format!("openssl: {}", String::from_utf8_lossy(&output.stderr)));
+    }
+    scratch.give_away(&key)?;
+    scratch.give_away(&certificate)?;
+    Ok((key, certificate))
+}
 
 /// Where PostgreSQL's programs are: asked of `pg_config`, else the newest of Debian's.
 fn programs() -> Outcome<PathBuf> {

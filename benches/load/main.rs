@@ -3,7 +3,8 @@
 //! One run starts a private PostgreSQL ([`cluster`]), and then, round by round and row by row ([`rows`]), puts every
 //! pooler in turn before it ([`pooler`]), with one and the same `pgbouncer.ini`. pgbench supplies the load
 //! ([`pgbench`]), the kernel says what the pooler's process spent ([`kernel`]), and [`report`] turns the samples into
-//! medians, spreads and ratios paired by round. Ten thousand idle clients are our own, in [`crowd`].
+//! medians, spreads and ratios paired by round. Ten thousand idle clients are our own, in [`crowd`], and so are those
+//! that do nothing but log in, in [`storm`].
 //! `docs/benchmarks.md` says how each figure comes about and how far it can be trusted.
 #![allow(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
@@ -12,12 +13,14 @@ mod context;
 mod counted;
 mod crowd;
 mod kernel;
+mod login;
 mod options;
 mod pgbench;
 mod pooler;
 mod report;
 mod rows;
 mod scratch;
+mod storm;
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -100,7 +103,11 @@ fn measure(
             let mut running = contender.start(row.auth, row.threads, cluster, scratch)?;
             pgbench::measure(load, &mut running, cluster, scratch, options)
         }
-        Load::Idle => crowd::measure(contender, cluster, scratch, options),
+        Load::Logins { at_once } => {
+            let running = contender.start(row.auth, row.threads, cluster, scratch)?;
+            storm::measure(at_once, &running, options)
+        }
+        Load::Idle => crowd::measure(row.auth, contender, cluster, scratch, options),
     }
 }
 

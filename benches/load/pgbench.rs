@@ -97,9 +97,7 @@ fn command(load: &Workload, running: &Running, cluster: &Cluster, scratch: &Scra
     command.args(["-h", "127.0.0.1", "-p", &running.port.to_string(), "-U", running.role, "-n"]);
     command.args(["-c", &load.clients.to_string(), "-j", &PGBENCH_THREADS.min(load.clients).to_string()]);
     command.args(load.arguments);
-    if running.encrypts {
-        command.env("PGSSLMODE", "require");
-    }
+    command.env("PGSSLMODE", if running.encrypts { "require" } else { "disable" });
     if let Some(script) = load.script {
         command.arg("-f").arg(scratch.write("script.sql", script)?);
     }
@@ -160,6 +158,8 @@ struct Reading {
     /// Ours, read together with the account.
     read_at: Instant,
     processor: Option<Processor>,
+    /// pgbench's own account.
+    load: Processor,
 }
 
 impl Window {
@@ -185,11 +185,11 @@ impl Window {
             }
             last_moment_s = moment_s;
             if seen == warm_lines {
-                begin = Some(Reading::take(moment_s, running)?);
+                begin = Some(Reading::take(moment_s, running, pgbench)?);
             }
             let Some(begin) = begin else { continue };
             if seen == warm_lines + measured_lines {
-                let end = Reading::take(moment_s, running)?;
+                let end = Reading::take(moment_s, running, pgbench)?;
                 let memory = running.pid().map(Memory::of).transpose()?;
                 // Keep reading to the end: a full pipe would stop pgbench.
                 std::thread::spawn(move || lines.for_each(drop));
@@ -209,9 +209,10 @@ impl Window {
         }
         let mut sample = Sample::default();
         sample.put("tps", self.transactions / self.seconds());
+        let scale = self.seconds() / (self.end.read_at - self.begin.read_at).as_secs_f64();
+        sample.put("load_cpu_us", self.end.load.us_since(self.begin.load) * scale / self.transactions);
         if let (Some(begin), Some(end)) = (self.begin.processor, self.end.processor) {
-            let ours_s = (self.end.read_at - self.begin.read_at).as_secs_f64();
-            let used_us = end.us_since(begin) * self.seconds() / ours_s;
+            let used_us = end.us_since(begin) * scale;
             sample.put("cpu_us", used_us / self.transactions);
             sample.put("busy_share", used_us / 1e6 / self.seconds());
         }
@@ -224,9 +225,10 @@ impl Window {
 }
 
 impl Reading {
-    fn take(moment_s: f64, running: &Running) -> Outcome<Reading> {
+    fn take(moment_s: f64, running: &Running, pgbench: &Pgbench) -> Outcome<Reading> {
         let processor = running.pid().map(Processor::of).transpose()?;
-        Ok(Reading { moment_s, read_at: Instant::now(), processor })
+        let load = Processor::of(pgbench.0.id())?;
+        Ok(Reading { moment_s, read_at: Instant::now(), processor, load })
     }
 }
 
@@ -252,11 +254,16 @@ fn latencies(scratch: &Scratch, window: &Window) -> Outcome<(f64, f64)> {
         fs::remove_file(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     }
     all_us.sort_unstable();
-    let at = |share: f64| all_us.get(((all_us.len() as f64 * share) as usize).min(all_us.len().saturating_sub(1)));
-    match (at(0.5), at(0.99)) {
-        (Some(&median), Some(&high)) => Ok((median as f64, high as f64)),
+    match (at_share(&all_us, 0.5), at_share(&all_us, 0.99)) {
+        (Some(median), Some(high)) => Ok((median as f64, high as f64)),
         _ => Err("pgbench logged no latency".into()),
     }
+}
+
+/// Of sorted values, the one below which this share of them lies.
+pub(crate) fn at_share(sorted: &[u64], share: f64) -> Option<u64> {
+    let at = (sorted.len() as f64 * share) as usize;
+    sorted.get(at.min(sorted.len().saturating_sub(1))).copied()
 }
 
 /// The latency of a log line `client number latency script epoch_s epoch_us`, if it ended inside the window.

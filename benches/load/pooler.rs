@@ -119,15 +119,15 @@ impl Contender {
         cluster: &Cluster,
         scratch: &Scratch,
     ) -> Outcome<Running> {
+        let encrypts = auth == Auth::ScramTls;
         let Some(ref program) = self.program else {
-            return Ok(Running { port: cluster.port, role: auth.role(), encrypts: false, process: None });
+            return Ok(Running { port: cluster.port, role: auth.role(), encrypts, process: None });
         };
         let port = free_port()?;
         let userlist = scratch.write("userlist.txt", &userlist())?;
-        let encrypts = auth == Auth::ScramTls;
         let mut ini = ini(cluster.port, port, auth, &userlist);
         if encrypts {
-            ini.push_str(&tls(scratch)?);
+            ini.push_str(&tls(cluster));
         }
         let ini = scratch.write(&format!("{}.ini", self.label), &ini)?;
         let log = format!("{}.log", self.label);
@@ -184,22 +184,10 @@ fn userlist() -> String {
     format!("\"{SCRAM_ROLE}\" \"{PASSWORD}\"\n\"{MD5_ROLE}\" \"{PASSWORD}\"\n")
 }
 
-/// The settings for TLS, and the key and certificate they name.
-fn tls(scratch: &Scratch) -> Outcome<String> {
-    let (key, certificate) = (scratch.path("tls.key"), scratch.path("tls.crt"));
-    if !certificate.exists() {
-        let mut openssl = Command::new("openssl");
-        openssl.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30", "-subj", "/CN=localhost"]);
-        let output = openssl.arg("-keyout").arg(&key).arg("-out").arg(&certificate).output();
-        let output = output.map_err(|error| format!("openssl: {error}"))?;
-        if !output.status.success() {
-            return Err(format!("openssl: {}", String::from_utf8_lossy(&output.stderr)));
-        }
-        scratch.give_away(&key)?;
-        scratch.give_away(&certificate)?;
-    }
-    let (key, certificate) = (key.display(), certificate.display());
-    Ok(format!("client_tls_sslmode = require\nclient_tls_key_file = {key}\nclient_tls_cert_file = {certificate}\n"))
+/// The settings for TLS.
+fn tls(cluster: &Cluster) -> String {
+    let (key, certificate) = (cluster.key.display(), cluster.certificate.display());
+    format!("client_tls_sslmode = require\nclient_tls_key_file = {key}\nclient_tls_cert_file = {certificate}\n")
 }
 
 /// Only names that PgBouncer has known since long before 1.18, so that every one of them reads the same file.
@@ -219,6 +207,7 @@ fn ini(server_port: u16, port: u16, auth: Auth, userlist: &Path) -> String {
          pool_mode = transaction\n\
          default_pool_size = {POOL_SIZE}\n\
          max_client_conn = 12000\n\
+         server_tls_sslmode = disable\n\
          log_connections = 0\n\
          log_disconnections = 0\n"
     )

@@ -23,6 +23,10 @@ pub(crate) struct Row {
 /// What makes the load.
 pub(crate) enum Load {
     Pgbench(Workload),
+    /// Clients that log in and leave, so many at any moment, and one that is logged in and asks.
+    Logins {
+        at_once: usize,
+    },
     /// Thousands of clients that do nothing, and fifty that work beside them.
     Idle,
 }
@@ -96,7 +100,7 @@ select abalance from pgbench_accounts where aid = :aid;
 ";
 
 /// Every row there is.
-static ALL: [Row; 15] = [
+static ALL: [Row; 18] = [
     Row {
         threads: Some(1),
         ..row("simple-1", "`-S` simple, 50 clients, one thread", PLAIN, &[ratio("cpu_us", CPU, 1.05)])
@@ -142,7 +146,27 @@ static ALL: [Row; 15] = [
             "connect-tls",
             "connect, select, disconnect (`-C`, SCRAM over TLS)",
             pgbench(10, &["-S", "-C"]),
-            &[at_least("tps", "connections per second", 1.5)],
+            &[ratio("cpu_us", "CPU per connection", 1.00)],
+        )
+    },
+    Row {
+        auth: Auth::ScramTls,
+        load: Load::Logins { at_once: 10 },
+        ..row(
+            "logins-tls",
+            "log in and leave (SCRAM over TLS), 10 at once",
+            PLAIN,
+            &[at_least("tps", "connections per second", 1.5), ratio("cpu_us", "CPU per connection", 1.00)],
+        )
+    },
+    Row {
+        auth: Auth::ScramTls,
+        load: Load::Logins { at_once: 200 },
+        ..row(
+            "storm-tls",
+            "log in and leave (SCRAM over TLS), 200 at once",
+            PLAIN,
+            &[ratio("wait_p99_us", "p99 wait of a logged-in client meanwhile", 1.00)],
         )
     },
     Row {
@@ -182,6 +206,17 @@ static ALL: [Row; 15] = [
                 at_most("idle_cpu_ms", "CPU ms per second while all idle", 2.0),
                 at_most("beside_idle", "CPU of 50 busy clients, against the same without the idle", 1.15),
             ],
+        )
+    },
+    Row {
+        auth: Auth::ScramTls,
+        load: Load::Idle,
+        ordinary: false,
+        ..row(
+            "idle-tls",
+            "idle clients, logged in by SCRAM over TLS",
+            PLAIN,
+            &[ratio("idle_bytes", "bytes of memory per idle client", 0.50)],
         )
     },
 ];
