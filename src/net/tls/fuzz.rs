@@ -63,7 +63,7 @@ pub fn settings(text: &str) {
 pub fn files(bytes: &[u8]) {
     let file = |setting| File { setting, path: PathBuf::from("file"), bytes: bytes.to_vec() };
     let (key, shown) = (file("client_tls_key_file"), file("client_tls_cert_file"));
-    match pair(&key, &shown, &rustls::crypto::ring::default_provider()) {
+    match pair(&key, &shown, &rustls::crypto::aws_lc_rs::default_provider()) {
         Ok(taken) => assert!(!taken.cert.is_empty()),
         Err(fault) => assert!(fault.contains("client_tls_"), "{fault}"),
     }
@@ -84,7 +84,7 @@ fn certificate(der: &CertificateDer<'_>) {
     assert!(read.common_name().is_none_or(|name| !name.contains('\0')));
     assert!(!read.names_host(""));
     let _ = read.is_valid_at(UnixTime::since_unix_epoch(std::time::Duration::from_secs(1)));
-    let algorithms = rustls::crypto::ring::default_provider().signature_verification_algorithms;
+    let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
     let _ = (read.is_signed_by(&read, &algorithms), Authorities::new(vec![der.clone().into_owned()]));
 }
 

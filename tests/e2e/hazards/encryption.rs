@@ -10,7 +10,7 @@ use super::{lines_of, repelled, until_lines};
 use crate::cancel::cancel_packet;
 use crate::support::gate::FakeServer;
 use crate::support::tls::{Tunnel, client_hello, connect};
-use crate::support::{self, Postgres, Proxy, Script, Setup, Wire, eventually};
+use crate::support::{self, Postgres, Proxy, Script, Setup, Wire};
 use crate::tls::{SSL_REQUEST, STARTTLS, encrypting, tunnelled};
 
 const GSSENC_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 48];

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustls::crypto::ring;
+use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
@@ -149,7 +149,7 @@ fn openssl(arguments: &[&str], paths: &[(&str, &Path)]) {
 
 /// What somebody begins TLS with.
 pub(crate) fn client_hello() -> Vec<u8> {
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(RootCertStore::empty())
@@ -165,7 +165,7 @@ pub(crate) fn client_hello() -> Vec<u8> {
 pub(crate) fn connect(outer: Wire) -> (ClientConnection, TcpStream) {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(&Authority::shared().certificate).unwrap()).unwrap();
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)
@@ -180,7 +180,7 @@ pub(crate) fn connect(outer: Wire) -> (ClientConnection, TcpStream) {
 pub(crate) fn serve(outer: Wire, shown: &Pair) -> Wire {
     let certificate = CertificateDer::from_pem_file(&shown.certificate).unwrap();
     let key = PrivateKeyDer::from_pem_file(&shown.key).unwrap();
-    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
