@@ -100,10 +100,13 @@ fn question(Attempt { service, user, host }: &Attempt, password: &str) -> Option
 }
 
 async fn ask(question: Zeroizing<String>) -> Result<(), Refusal> {
+    let ended = || Err(Refusal("the process that asked PAM ended without an answer".into()));
     match exchange(&question).await {
         Ok(answer) if answer == YES => Ok(()),
-        Ok(answer) if answer.is_empty() => Err(Refusal("the process that asked PAM ended without an answer".into())),
+        Ok(answer) if answer.is_empty() => ended(),
         Ok(answer) => Err(Refusal(answer)),
+        // Before it had read all of the question.
+        Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) => ended(),
         Err(error) => Err(Refusal(format!("cannot ask PAM: {error}"))),
     }
 }
