@@ -1,14 +1,13 @@
 //! auth_type pam, and records with the method pam: the system's PAM checks passwords.
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::hazards::remembers;
 use crate::support::pam::{LISTED, Services, checkers};
-use crate::support::proxy::shared_file;
+use crate::support::proxy::{is_alive, shared_file};
 use crate::support::tls::{Authority, Tunnel};
 use crate::support::{self, Postgres, Proxy, Script, Setup, Wire, eventually};
 
@@ -132,12 +131,12 @@ fn a_password_that_pam_refused_leaves_the_memory() {
     let proxy = services.of(by_hba("memory", "host all all all pam pamservice=hangs\n")).start();
     let mut stuck = try_in(&proxy, "stuck", "mistyped-m3Qd");
     let checker = eventually("it is checked", || checkers(&proxy).first().copied());
-    assert!(remembers(&proxy, b"mistyped-m3Qd"), "it looks in the right place");
+    eventually("what was sent is in memory", || remembers(&proxy, b"mistyped-m3Qd").then_some(()));
 
     kill_process(checker, Signal::KILL).unwrap();
     assert_eq!(last_words(&mut stuck), FAILED);
 
-    assert!(!remembers(&proxy, b"mistyped-m3Qd"));
+    eventually("it is forgotten", || (!remembers(&proxy, b"mistyped-m3Qd")).then_some(()));
 }
 
 #[test]
@@ -287,9 +286,11 @@ fn client_login_timeout_ends_who_waits_for_a_module_that_hangs() {
     }
     let services = with_a_service_that_hangs("");
     let records = "host all all all pam pamservice=hangs\n";
-    let proxy = services.of(by_hba("timeout", records)).set("client_login_timeout", 1).start();
-
+    let proxy = services.of(by_hba("timeout", records)).start();
     let mut stuck = try_in(&proxy, "stuck", "secret1");
+    eventually("it is checked", || checkers(&proxy).first().copied());
+
+    proxy.console().ok("SET client_login_timeout = 1");
 
     assert_eq!(last_words(&mut stuck), "client_login_timeout");
     eventually("it is not checked any more", || checkers(&proxy).is_empty().then_some(()));
@@ -309,9 +310,6 @@ fn a_module_that_hangs_does_not_outlive_the_pooler_nor_keep_it() {
 
         proxy.signal(signal);
 
-        eventually("both end", || {
-            let process = format!("/proc/{}", checker.as_raw_nonzero());
-            (proxy.try_wait().is_some() && !Path::new(&process).exists()).then_some(())
-        });
+        eventually("both end", || (proxy.try_wait().is_some() && !is_alive(checker)).then_some(()));
     }
 }

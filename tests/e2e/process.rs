@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::postgres::free_port;
-use crate::support::proxy::{bare, bare_named, exe, is_pgbouncer};
+use crate::support::proxy::{bare, bare_named, exe, is_alive, is_pgbouncer};
 use crate::support::tls::Authority;
 use crate::support::warden::{account, warden};
 use crate::support::{self, Login, Postgres, Proxy, Setup, eventually};
@@ -236,12 +236,6 @@ fn check_finds_nothing_wrong_beside_a_process_with_the_same_settings() {
 
 /// A process that was started with -d. It ends with the test.
 struct Daemon(Pid);
-
-/// Whether a process is there, and not just waits for its parent to hear of its end.
-fn is_alive(pid: Pid) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
-    stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next()).is_some_and(|state| !"ZX".contains(state))
-}
 
 impl Daemon {
     /// The process that the pidfile names.

@@ -1,15 +1,27 @@
 //! PAM as tests have it: the system's own library and modules, whose services are read from a folder of the test's by
 //! way of pam_wrapper.
+//!
+//! That keeps something for each process in one of the 62 folders `/tmp/pam.?`, and where it finds one that a dead
+//! process has left, takes it away; two that do so at the same time take away each other's. So tests take turns with
+//! it, and begin by removing such leftovers.
 
+use std::cell::RefCell;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::process::Pid;
 
+use super::proxy::is_alive;
 use super::warden::{account, warden};
 use super::{Proxy, Setup};
+
+thread_local! {
+    /// Held until the test is over, which has a thread of its own.
+    static TURN: RefCell<Option<MutexGuard<'static, ()>>> = const { RefCell::new(None) };
+}
 
 /// The services of a test.
 pub(crate) struct Services {
@@ -27,6 +39,7 @@ impl Services {
     /// The console's user is added for `pgbouncer`.
     pub(crate) fn new(services: &[(&str, &str)], users: &str) -> Services {
         static NEXT: AtomicU32 = AtomicU32::new(1);
+        take_turn();
         let dir = warden().dir().join(format!("pam-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
         fs::create_dir_all(dir.join("services")).unwrap();
         if let Some(account) = account() {
@@ -48,6 +61,31 @@ impl Services {
             .environment("LD_PRELOAD", &library("libpam_wrapper.so"))
             .environment("PAM_WRAPPER", "1")
             .environment("PAM_WRAPPER_SERVICE_DIR", &self.dir.join("services").display().to_string())
+    }
+}
+
+fn take_turn() {
+    static ONE: Mutex<()> = Mutex::new(());
+    TURN.with_borrow_mut(|turn| {
+        if turn.is_none() {
+            *turn = Some(ONE.lock().unwrap_or_else(PoisonError::into_inner));
+            remove_leftovers();
+        }
+    });
+}
+
+/// Removes what pam_wrapper keeps for processes that are dead. What cannot be removed is somebody else's.
+fn remove_leftovers() {
+    for folder in fs::read_dir("/tmp").unwrap().flatten().map(|entry| entry.path()) {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.len() != "pam.?".len() || !name.starts_with("pam.") {
+            continue;
+        }
+        let owner =
+            fs::read_to_string(folder.join("pid")).ok().and_then(|text| Pid::from_raw(text.trim().parse().ok()?));
+        if owner.is_some_and(|owner| !is_alive(owner)) {
+            let _ = fs::remove_dir_all(&folder);
+        }
     }
 }
 

@@ -578,6 +578,12 @@ impl Drop for Proxy {
     }
 }
 
+/// Whether a process is there, and not just waits for its parent to hear of its end.
+pub(crate) fn is_alive(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+    stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next()).is_some_and(|state| !"ZX".contains(state))
+}
+
 /// Runs the program under test with these arguments alone.
 pub(crate) fn bare(arguments: &[&str]) -> std::process::Output {
     bare_with(arguments, &[])
