@@ -172,10 +172,10 @@ fn malformed_cancel_requests_harm_nothing() {
 
 /// A pooler before a gate, a client whose query runs until a lock is let go, and the gate leaving unserved what comes
 /// from now on: the connections that carry requests to cancel.
-fn behind_a_gate(setup: impl FnOnce(Setup) -> Setup) -> (Gate, Proxy, Client, Lock) {
+fn behind_a_gate() -> (Gate, Proxy, Client, Lock) {
     let gate = Gate::open();
-    let usual = Setup::new().through(gate.port).set("default_pool_size", 1).set("cancel_wait_timeout", 600);
-    let proxy = setup(usual).start();
+    let setup = Setup::new().through(gate.port).set("default_pool_size", 1).set("cancel_wait_timeout", 600);
+    let proxy = setup.start();
     let mut client = proxy.client();
     let mut lock = Postgres::shared().lock();
     client.send(Script::new().query(&lock.wait()));
@@ -193,7 +193,7 @@ fn send_cancel(proxy: &Proxy, client: &Client) -> Wire {
 
 #[test]
 fn requests_and_their_connections_are_shown() {
-    let (gate, proxy, client, _lock) = behind_a_gate(|setup| setup);
+    let (gate, proxy, client, _lock) = behind_a_gate();
     let mut first = send_cancel(&proxy, &client);
     proxy.until_pool("sv_active_cancel", 1);
 
@@ -236,7 +236,7 @@ fn requests_and_their_connections_are_shown() {
 
 #[test]
 fn a_server_is_kept_back_while_a_request_for_it_is_on_its_way() {
-    let (gate, proxy, mut client, mut lock) = behind_a_gate(|setup| setup);
+    let (gate, proxy, mut client, mut lock) = behind_a_gate();
     let mut request = send_cancel(&proxy, &client);
     proxy.until_pool("sv_active_cancel", 1);
 
@@ -255,7 +255,7 @@ fn a_server_is_kept_back_while_a_request_for_it_is_on_its_way() {
 
 #[test]
 fn a_request_in_line_is_dropped_when_what_it_is_for_has_ended() {
-    let (gate, proxy, mut client, mut lock) = behind_a_gate(|setup| setup);
+    let (gate, proxy, mut client, mut lock) = behind_a_gate();
     let mut first = send_cancel(&proxy, &client);
     proxy.until_pool("sv_active_cancel", 1);
     let mut second = send_cancel(&proxy, &client);
@@ -275,9 +275,10 @@ fn a_request_in_line_is_dropped_when_what_it_is_for_has_ended() {
 
 #[test]
 fn a_request_that_finds_no_room_is_given_up_after_cancel_wait_timeout() {
-    let (_gate, proxy, client, _lock) = behind_a_gate(|setup| setup.set("cancel_wait_timeout", 1));
+    let (_gate, proxy, client, _lock) = behind_a_gate();
     let _first = send_cancel(&proxy, &client);
     proxy.until_pool("sv_active_cancel", 1);
+    proxy.console().ok("SET cancel_wait_timeout = 1");
 
     let mut second = send_cancel(&proxy, &client);
 
@@ -288,7 +289,7 @@ fn a_request_that_finds_no_room_is_given_up_after_cancel_wait_timeout() {
 
 #[test]
 fn a_request_that_waits_can_be_killed() {
-    let (_gate, proxy, client, _lock) = behind_a_gate(|setup| setup);
+    let (_gate, proxy, client, _lock) = behind_a_gate();
     let _first = send_cancel(&proxy, &client);
     proxy.until_pool("sv_active_cancel", 1);
     let mut second = send_cancel(&proxy, &client);

@@ -251,8 +251,8 @@ fn the_pool_mode_of_the_user_goes_before_that_of_the_database_and_the_default() 
 
 #[test]
 fn the_reserve_helps_only_who_waits_too_long() {
-    let proxy =
-        Setup::new().set("default_pool_size", 1).set("reserve_pool_size", 1).set("reserve_pool_timeout", "0.4").start();
+    let setup = Setup::new().set("default_pool_size", 1).set("reserve_pool_size", 1).set("reserve_pool_timeout", 600);
+    let proxy = setup.start();
     let mut clients: Vec<Client> = (0..3).map(|_| proxy.client()).collect();
     clients[0].ok("BEGIN");
     let started = std::time::Instant::now();
@@ -260,6 +260,8 @@ fn the_reserve_helps_only_who_waits_too_long() {
     clients[1].send(Script::new().query("BEGIN"));
     proxy.until_pool("cl_waiting", 1);
     clients[2].send(Script::new().query("BEGIN"));
+    proxy.until_pool("cl_waiting", 2);
+    proxy.console().ok("SET reserve_pool_timeout = '0.4'");
 
     assert_eq!(clients[1].reply().status(), 'T');
     assert!(started.elapsed().as_secs_f64() >= 0.39, "the reserve was used after {:?}", started.elapsed());
