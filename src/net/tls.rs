@@ -350,7 +350,7 @@ fn pair(key: &File, certificate: &File, provider: &CryptoProvider) -> Result<Cer
     let signer = provider
         .key_provider
         .load_private_key(der)
-        .map_err(|error| key.fault(format!("{error} (known here are RSA, ECDSA with P-256 or P-384, and Ed25519)")))?;
+        .map_err(|error| key.fault(format!("{error} (RSA, P-256, P-384, P-521 and Ed25519 are known here)")))?;
     let first = chain.first().and_then(|first| Certificate::read(first));
     let fits = match (signer.public_key(), &first) {
         (Some(public), Some(first)) => public.as_ref() == first.public_key(),
