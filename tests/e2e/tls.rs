@@ -310,6 +310,7 @@ fn what_cannot_be_had_is_refused_or_told() {
     for (name, value, says) in [
         ("client_tls_protocols", "tlsv1.0", "client_tls_protocols: tlsv1.0"),
         ("client_tls_ciphers", "DHE-RSA-AES256-GCM-SHA384", "client_tls_ciphers: DHE-RSA-AES256-GCM-SHA384"),
+        ("client_tls_ciphers", "HIGH:!UNKNOWN", "client_tls_ciphers: HIGH:!UNKNOWN: !UNKNOWN is not known here"),
         ("client_tls_ecdhcurve", "secp521r1", "client_tls_ecdhcurve: secp521r1"),
         ("client_tls13_ciphers", "TLS_NULL", "client_tls13_ciphers: TLS_NULL"),
         ("client_tls_key_file", "/none", "client_tls_key_file: /none"),

@@ -4,7 +4,8 @@
 //! TLS 1.2 and 1.3 are spoken, with ECDHE and AEAD ciphers. A value is narrowed to that and never widened: what is left
 //! out is told by name, and where nothing is left the value is refused. OpenSSL's notation is described in the manual
 //! page openssl-ciphers(1): words joined by `+` mean what has all of them; `!` bans, `-` removes, `+` in front moves to
-//! the end, and a name that is unknown is passed over.
+//! the end, `@` is a command. A word that nobody knows is told by name; after `!` and `-` it is refused where it may
+//! mean what is offered here.
 
 use rustls::crypto::SupportedKxGroup;
 use rustls::crypto::aws_lc_rs::{cipher_suite, kx_group};
@@ -71,7 +72,7 @@ impl Words {
                 "{prefix}_protocols: {text}: these versions are too old to be spoken here, every handshake will fail; \
                  add tlsv1.2 or tlsv1.3"
             ));
-        } else if bits & !SECURE != 0 && !text.eq_ignore_ascii_case("all") {
+        } else if bits & !SECURE != 0 {
             notices.push(format!("{prefix}_protocols: {text}: TLS 1.0 and 1.1 are not spoken here"));
         }
         Ok(versions)
@@ -113,20 +114,31 @@ impl Words {
         notices: &mut Vec<String>,
     ) -> Result<Vec<SupportedCipherSuite>, String> {
         let (prefix, text) = (self.prefix, &self.ciphers);
-        let (list, strange) = ciphers(text);
         if !versions.contains(&&TLS12) {
             return Ok(Vec::new());
         }
-        if list.is_empty() {
+        let read = ciphers(text).map_err(|fault| format!("invalid {prefix}_ciphers: {text}: {fault}"))?;
+        if read.list.is_empty() {
+            let unknown = match &read.unknown[..] {
+                [] => String::new(),
+                rules => format!(", and unknown is {}", rules.join(", ")),
+            };
+            let names: Vec<&str> = suites_of_12().map(|known| known.name).collect();
             return Err(format!(
-                "invalid {prefix}_ciphers: {text}: none of them is offered here; of TLS 1.2 there are {}",
-                SUITES.iter().filter(|known| !known.is_13()).map(|known| known.name).collect::<Vec<_>>().join(":")
+                "invalid {prefix}_ciphers: {text}: none of them is offered here{unknown}; of TLS 1.2 there are {}",
+                names.join(":")
             ));
         }
-        if !strange.is_empty() {
-            notices.push(format!("{prefix}_ciphers: not offered here: {}", strange.join(", ")));
+        for (says, rules) in [
+            ("not offered here", read.absent),
+            ("passed over, being no words for ciphers of TLS 1.2", read.unknown),
+            ("kept as to the ciphers of TLS 1.2, not as to keys and curves", read.narrower),
+        ] {
+            if !rules.is_empty() {
+                notices.push(format!("{prefix}_ciphers: {says}: {}", rules.join(", ")));
+            }
         }
-        Ok(list.into_iter().map(|known| known.suite).collect())
+        Ok(read.list.into_iter().map(|known| known.suite).collect())
     }
 
     fn groups(&self) -> Result<Vec<&'static dyn SupportedKxGroup>, String> {
@@ -210,10 +222,66 @@ impl Known {
     }
 
     fn is_meant(&self, word: &str) -> bool {
-        let everyone = ["ALL", "DEFAULT", "HIGH", "TLSv1.2", "ECDHE", "EECDH", "kECDHE", "kEECDH"];
+        let everyone = ["ALL", "HIGH", "TLSv1.2", "ECDH", "ECDHE", "EECDH", "kECDHE", "kEECDH"];
         word == self.name || everyone.contains(&word) || self.words.contains(&word)
     }
+
+    /// Whether words joined by `+` mean this suite; none where that hangs on a word that nobody knows.
+    fn is_meant_by(&self, words: &str) -> Option<bool> {
+        let mut meant = Some(true);
+        for word in words.split('+').filter(|word| !self.is_meant(word)) {
+            if is_known(word) || SUITES.iter().any(|known| known.is_13() && known.name == word) {
+                return Some(false);
+            }
+            meant = None;
+        }
+        meant
+    }
 }
+
+fn suites_of_12() -> impl Iterator<Item = &'static Known> {
+    SUITES.iter().filter(|known| !known.is_13())
+}
+
+/// Whether a word of a cipher string is OpenSSL's, be it for suites that are offered here or for others.
+fn is_known(word: &str) -> bool {
+    suites_of_12().any(|known| known.is_meant(word)) || is_among(word, ELSEWHERE) || is_suite_elsewhere(word)
+}
+
+fn is_among(word: &str, list: &str) -> bool {
+    list.split(' ').any(|known| known.eq_ignore_ascii_case(word))
+}
+
+/// Whether a word is made like the name of a suite, and of one that cannot be offered here.
+fn is_suite_elsewhere(word: &str) -> bool {
+    let pieces: Vec<&str> = word.split(['-', '_']).collect();
+    let has = |list: &str| pieces.iter().any(|piece| is_among(piece, list));
+    let foreign = has(FOREIGN_PIECES)
+        || word.starts_with("TLS_RSA_WITH_")
+        || is_among(word, "AES128-GCM-SHA256 AES256-GCM-SHA384")
+        || !has("GCM CHACHA20 POLY1305") && pieces.last().is_some_and(|last| is_among(last, LAST_PIECES));
+    let known = |piece: &&str| [PIECES, FOREIGN_PIECES, LAST_PIECES].iter().any(|list| is_among(piece, list));
+    pieces.len() > 1 && foreign && pieces.iter().all(known)
+}
+
+/// OpenSSL's words, of today and of old, for suites of which none is offered here. In whatever case, none of them is
+/// a word for others.
+const ELSEWHERE: &str = "COMPLEMENTOFALL COMPLEMENTOFDEFAULT MEDIUM LOW EXP EXPORT EXPORT40 EXPORT56 SSLv2 SSLv3 TLSv1 \
+    TLSv1.0 eNULL NULL aNULL kRSA RSA kDHE kEDH DHE EDH DH kDH kDHr kDHd aDH ADH AECDH aECDH aDSS DSS PSK kPSK kRSAPSK \
+    kDHEPSK kECDHEPSK aPSK SRP kSRP aSRP KRB5 kKRB5 aKRB5 kGOST kGOST18 aGOST aGOST01 aGOST12 GOST GOST89 GOST94 \
+    GOST89MAC GOST12 AESCCM AESCCM8 CBC CAMELLIA CAMELLIA128 CAMELLIA256 ARIA ARIA128 ARIA256 ARIAGCM SEED IDEA RC2 \
+    RC4 DES 3DES MD5 SHA SHA1 SHA256 SHA384";
+
+/// Of what the names of suites are made that are offered here, and of others.
+const PIECES: &str = "TLS SSL WITH ECDHE RSA ECDSA AES AES128 AES256 128 256 GCM CBC CHACHA20 POLY1305";
+
+/// Of what only names of others are made.
+const FOREIGN_PIECES: &str = "DH DHE EDH ADH ECDH AECDH anon DSS PSK SRP KRB5 EXP EXP1024 EXPORT NULL CAMELLIA \
+    CAMELLIA128 CAMELLIA256 ARIA ARIA128 ARIA256 SEED IDEA RC2 RC4 DES 3DES EDE CBC3 40 56 IANA LEGACY GOST2001 \
+    GOST2012";
+
+/// How names of others end, where nothing in them is offered here.
+const LAST_PIECES: &str = "SHA SHA256 SHA384 MD5 CCM CCM8 8 GOST12 GOST89 GOST94 GOST8912";
 
 /// In the order in which they are preferred.
 static SUITES: &[Known] = &[
@@ -222,32 +290,32 @@ static SUITES: &[Known] = &[
     Known { name: "TLS_CHACHA20_POLY1305_SHA256", words: &[], suite: cipher_suite::TLS13_CHACHA20_POLY1305_SHA256 },
     Known {
         name: "ECDHE-ECDSA-AES256-GCM-SHA384",
-        words: &["ECDSA", "aECDSA", "AES", "AES256", "AESGCM", "SHA384", "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"],
+        words: &["ECDSA", "aECDSA", "AES", "AES256", "AESGCM", "FIPS", "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"],
         suite: cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
     },
     Known {
         name: "ECDHE-ECDSA-AES128-GCM-SHA256",
-        words: &["ECDSA", "aECDSA", "AES", "AES128", "AESGCM", "SHA256", "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"],
+        words: &["ECDSA", "aECDSA", "AES", "AES128", "AESGCM", "FIPS", "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"],
         suite: cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
     },
     Known {
         name: "ECDHE-ECDSA-CHACHA20-POLY1305",
-        words: &["ECDSA", "aECDSA", "CHACHA20", "SHA256", "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"],
+        words: &["ECDSA", "aECDSA", "CHACHA20", "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"],
         suite: cipher_suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
     },
     Known {
         name: "ECDHE-RSA-AES256-GCM-SHA384",
-        words: &["aRSA", "AES", "AES256", "AESGCM", "SHA384", "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384"],
+        words: &["aRSA", "AES", "AES256", "AESGCM", "FIPS", "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384"],
         suite: cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
     },
     Known {
         name: "ECDHE-RSA-AES128-GCM-SHA256",
-        words: &["aRSA", "AES", "AES128", "AESGCM", "SHA256", "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"],
+        words: &["aRSA", "AES", "AES128", "AESGCM", "FIPS", "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"],
         suite: cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
     },
     Known {
         name: "ECDHE-RSA-CHACHA20-POLY1305",
-        words: &["aRSA", "CHACHA20", "SHA256", "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256"],
+        words: &["aRSA", "CHACHA20", "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256"],
         suite: cipher_suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
     },
 ];
@@ -259,39 +327,81 @@ static GROUPS: &[(&[&str], &dyn SupportedKxGroup)] = &[
     (&["secp384r1", "P-384"], kx_group::SECP384R1),
 ];
 
-/// The suites of TLS 1.2 that a cipher string means, and the names in it that mean none.
-fn ciphers(text: &str) -> (Vec<&'static Known>, Vec<&str>) {
-    let mut left: Vec<&Known> = SUITES.iter().filter(|known| !known.is_13()).collect();
+/// What a cipher string says of TLS 1.2.
+#[derive(Default)]
+struct Reading<'a> {
+    list: Vec<&'static Known>,
+    /// Rules that mean only suites that are not offered here.
+    absent: Vec<&'a str>,
+    /// Rules with a word that is not OpenSSL's.
+    unknown: Vec<&'a str>,
+    /// Rules that ask of keys and curves what is not kept here.
+    narrower: Vec<&'a str>,
+}
+
+/// Reads a cipher string.
+///
+/// # Errors
+/// A rule that might remove what would be offered, or an unknown command.
+fn ciphers(text: &str) -> Result<Reading<'_>, String> {
+    let mut left: Vec<&Known> = suites_of_12().collect();
+    let mut read = Reading::default();
     if ["", "default", "secure", "normal", "fast"].iter().any(|word| text.eq_ignore_ascii_case(word)) {
-        return (left, Vec::new());
+        read.list = left;
+        return Ok(read);
     }
-    let (mut list, mut strange): (Vec<&Known>, Vec<&str>) = Default::default();
-    for rule in text.split([':', ',', ' ', ';']).filter(|rule| !rule.is_empty() && !rule.starts_with('@')) {
+    let rules = text.split([':', ',', ' ', ';']).flat_map(|piece| {
+        let (rule, command) = piece.split_at(piece.find('@').unwrap_or(piece.len()));
+        [rule, command]
+    });
+    for (at, rule) in rules.filter(|rule| !rule.is_empty()).enumerate() {
         let (deed, words) = match rule.split_at_checked(1) {
             Some((deed @ ("!" | "-" | "+"), words)) => (deed, words),
             _ => ("", rule),
         };
-        let meant = |known: &Known| words.split('+').all(|word| known.is_meant(word));
-        match deed {
-            "!" => {
-                left.retain(|known| !meant(known));
-                list.retain(|known| !meant(known));
+        let meant = |known: &Known| known.is_meant_by(words) == Some(true);
+        match (deed, rule) {
+            ("", "DEFAULT") if at == 0 => read.list.clone_from(&left),
+            ("", "SUITEB128" | "SUITEB128ONLY" | "SUITEB128C2" | "SUITEB192") if at == 0 => {
+                let aes128 = rule.starts_with("SUITEB128") && rule != "SUITEB128C2";
+                let aes256 = rule != "SUITEB128ONLY";
+                left.retain(|known| {
+                    aes128 && known.name == "ECDHE-ECDSA-AES128-GCM-SHA256"
+                        || aes256 && known.name == "ECDHE-ECDSA-AES256-GCM-SHA384"
+                });
+                read.list.clone_from(&left);
+                read.narrower.push(rule);
             }
-            "-" => list.retain(|known| !meant(known)),
-            "+" => list.sort_by_key(|known| meant(known)),
-            _ => {
-                let before = list.len();
-                let new =
-                    left.iter().filter(|known| meant(known) && !list.iter().any(|other| other.name == known.name));
-                let new: Vec<&Known> = new.copied().collect();
-                list.extend(new);
-                if list.len() == before && !SUITES.iter().any(|known| !known.is_13() && meant(known)) {
-                    strange.push(rule);
+            ("", "@STRENGTH") => read.list.sort_by_key(|known| known.is_meant("AES128")),
+            // What keys and curves these levels ask for is the least that is taken here.
+            ("", "@SECLEVEL=0" | "@SECLEVEL=1" | "@SECLEVEL=2") => {}
+            ("", "@SECLEVEL=3") => read.narrower.push(rule),
+            ("", command) if command.starts_with('@') => {
+                return Err(format!("{command} is not known here; there are @STRENGTH and @SECLEVEL=0 to @SECLEVEL=3"));
+            }
+            ("!" | "-", _) if left.iter().any(|known| known.is_meant_by(words).is_none()) => {
+                return Err(format!(
+                    "{rule} is not known here and may mean ciphers that would be offered; take it out, or name these"
+                ));
+            }
+            ("", _) if words.split('+').all(is_known) => {
+                if !suites_of_12().any(meant) {
+                    read.absent.push(rule);
                 }
+                let new =
+                    left.iter().filter(|known| meant(known) && !read.list.iter().any(|other| other.name == known.name));
+                let new: Vec<&Known> = new.copied().collect();
+                read.list.extend(new);
+            }
+            _ if !words.split('+').all(is_known) => read.unknown.push(rule),
+            ("+", _) => read.list.sort_by_key(|known| meant(known)),
+            _ => {
+                read.list.retain(|known| !meant(known));
+                left.retain(|known| deed == "-" || !meant(known));
             }
         }
     }
-    (list, strange)
+    Ok(read)
 }
 
 #[cfg(test)]
@@ -305,7 +415,7 @@ mod tests {
     }
 
     fn names(text: &str) -> Vec<&'static str> {
-        ciphers(text).0.iter().map(|known| known.name).collect()
+        ciphers(text).unwrap_or_default().list.iter().map(|known| known.name).collect()
     }
 
     #[test]
@@ -337,7 +447,8 @@ mod tests {
         assert_eq!(mixed.versions, [&TLS12]);
         assert_eq!(mixed.notices.len(), 1);
 
-        assert_eq!(Words { protocols: "all".into(), ..words() }.read().unwrap().notices.len(), 0);
+        let all = Words { protocols: "all".into(), ..words() }.read().unwrap();
+        assert_eq!(all.notices, ["client_tls_protocols: all: TLS 1.0 and 1.1 are not spoken here"]);
         let wrong = Words { protocols: "sslv2".into(), ..words() }.read().unwrap_err();
         assert!(wrong.starts_with("invalid client_tls_protocols: sslv2"), "{wrong}");
     }
@@ -353,6 +464,120 @@ mod tests {
         assert_eq!(names("!ECDSA:ALL:+AES")[0], "ECDHE-RSA-CHACHA20-POLY1305");
         assert_eq!(names("ECDSA:@STRENGTH").len(), 3);
         assert_eq!(names("RSA"), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn cipher_strings_mean_the_same_suites_as_with_openssl() {
+        // As `openssl ciphers -s -tls1_2` of 3.0 has them, of the six that there are here.
+        const TABLE: &[(&str, &str)] = &[
+            ("ALL", "E256 E128 E20 R256 R128 R20"),
+            ("DEFAULT", "E256 E128 E20 R256 R128 R20"),
+            ("HIGH:!aNULL", "E256 E128 E20 R256 R128 R20"),
+            ("HIGH:!ECDH", ""),
+            ("HIGH:!kECDHE", ""),
+            ("HIGH:!kEECDH", ""),
+            ("HIGH:!EECDH", ""),
+            ("HIGH:!ECDHE", ""),
+            ("ECDH", "E256 E128 E20 R256 R128 R20"),
+            ("AECDH", ""),
+            ("SHA384", ""),
+            ("SHA256", ""),
+            ("HIGH:!SHA384", "E256 E128 E20 R256 R128 R20"),
+            ("HIGH:!SHA1:!SHA256:!SHA384", "E256 E128 E20 R256 R128 R20"),
+            ("AES128+SHA256", ""),
+            ("DEFAULT@SECLEVEL=1", "E256 E128 E20 R256 R128 R20"),
+            ("DEFAULT@SECLEVEL=2", "E256 E128 E20 R256 R128 R20"),
+            ("HIGH@SECLEVEL=2", "E256 E128 E20 R256 R128 R20"),
+            ("HIGH:@SECLEVEL=3", "E256 E128 E20 R256 R128 R20"),
+            ("AES128:AES256:@STRENGTH", "E256 E128 R256 R128"),
+            ("ECDHE-RSA-AES128-GCM-SHA256@SECLEVEL=1", "R128"),
+            ("ECDH+AESGCM:DH+AESGCM:!aNULL", "E256 E128 R256 R128"),
+            ("EECDH+AESGCM:EDH+AESGCM:!SHA1:!SHA256:!SHA384", "E256 E128 R256 R128"),
+            ("FIPS", "E256 E128 R256 R128"),
+            ("HIGH:!FIPS", "E20 R20"),
+            ("aRSA+FIPS", "R256 R128"),
+            ("SUITEB128", "E256 E128"),
+            ("SUITEB128ONLY", "E128"),
+            ("SUITEB128C2", "E256"),
+            ("SUITEB192", "E256"),
+            ("SUITEB128:HIGH", "E256 E128"),
+            ("HIGH:SUITEB128", "E256 E128 E20 R256 R128 R20"),
+            ("AES128:DEFAULT", "E128 R128"),
+            ("DEFAULT:!AES256", "E128 E20 R128 R20"),
+            ("HIGH:!TLSv1.2", ""),
+            ("HIGH:!TLSv1", "E256 E128 E20 R256 R128 R20"),
+            ("HIGH:!COMPLEMENTOFDEFAULT", "E256 E128 E20 R256 R128 R20"),
+            ("HIGH:!AES:AES", "E20 R20"),
+            ("HIGH:-AES:AES128", "E128 E20 R128 R20"),
+            ("HIGH:-ECDSA", "R256 R128 R20"),
+            ("ECDHE:!AESGCM", "E20 R20"),
+            ("HIGH:!CBC", "E256 E128 E20 R256 R128 R20"),
+            ("HIGH:!ECDHE-RSA-AES128-GCM-SHA256", "E256 E128 E20 R256 R20"),
+            (
+                "HIGH:!AES128-GCM-SHA256:!ECDHE-RSA-AES128-SHA256:!DHE-RSA-CHACHA20-POLY1305",
+                "E256 E128 E20 R256 R128 R20",
+            ),
+            ("HIGH:!3DES:!CAMELLIA:!ARIA:!PSK:!SRP:!DSS", "E256 E128 E20 R256 R128 R20"),
+            ("EECDH+CHACHA20:RSA+AES128:EECDH+AES256:!MD5", "E256 E20 R256 R20"),
+            ("HIGH:MEDIUM:!LOW:!SSLv2:!EXPORT", "E256 E128 E20 R256 R128 R20"),
+            ("HIGH, !AES", "E20 R20"),
+            ("UNKNOWN+HIGH", ""),
+            ("kRSA", ""),
+            ("DHE", ""),
+            ("AESCCM", ""),
+        ];
+        let short = |known: &Known| {
+            let key = if known.words.contains(&"aECDSA") { "E" } else { "R" };
+            let cipher = ["AES256", "AES128"].iter().find(|word| known.words.contains(word));
+            format!("{key}{}", cipher.map_or("20", |word| &word[3..]))
+        };
+        for (text, meant) in TABLE {
+            let list = ciphers(text).unwrap_or_else(|fault| panic!("{text}: {fault}")).list;
+            let ours = suites_of_12().filter(|known| list.iter().any(|listed| listed.name == known.name));
+            assert_eq!(ours.map(short).collect::<Vec<_>>().join(" "), *meant, "{text}");
+        }
+        assert_eq!(names("AES128:AES256:@STRENGTH")[3], "ECDHE-RSA-AES128-GCM-SHA256");
+    }
+
+    #[test]
+    fn a_word_that_nobody_knows_is_told_and_removes_nothing_in_silence() {
+        let read = |text: &str| Words { ciphers: text.into(), ..words() }.read();
+        for (text, rule) in [
+            ("HIGH:!UNKNOWN", "!UNKNOWN"),
+            ("HIGH:-ecdhe", "-ecdhe"),
+            ("HIGH:!kecdhe", "!kecdhe"),
+            ("HIGH:!kECDH", "!kECDH"),
+            ("HIGH:!AEAD", "!AEAD"),
+            ("HIGH:!DEFAULT", "!DEFAULT"),
+            ("HIGH:!AES128+UNKNOWN", "!AES128+UNKNOWN"),
+            ("HIGH:!ECDHE-RSA-AES128-GCM-SHA265", "!ECDHE-RSA-AES128-GCM-SHA265"),
+            ("HIGH:!ECDHE-RSA-AES128-GCM-SHA384", "!ECDHE-RSA-AES128-GCM-SHA384"),
+            ("HIGH:!CHACHA20-POLY1305", "!CHACHA20-POLY1305"),
+            ("HIGH:!", "!"),
+            ("HIGH@SECLEVEL=4", "@SECLEVEL=4"),
+            ("HIGH:@FOO", "@FOO"),
+        ] {
+            let refused = read(text).unwrap_err();
+            let start = format!("invalid client_tls_ciphers: {text}: {rule} is not known here");
+            assert!(refused.starts_with(&start), "{refused}");
+        }
+        let refused = read("UNKNOWN:DHE").unwrap_err();
+        assert!(refused.contains(": none of them is offered here, and unknown is UNKNOWN; "), "{refused}");
+
+        let passed = "client_tls_ciphers: passed over, being no words for ciphers of TLS 1.2: ";
+        for (text, rules) in [
+            ("HIGH:UNKNOWN:+OTHER", "UNKNOWN, +OTHER"),
+            ("HIGH:!CBC+UNKNOWN", "!CBC+UNKNOWN"),
+            ("HIGH:!TLS_AES_128_GCM_SHA256", "!TLS_AES_128_GCM_SHA256"),
+        ] {
+            assert_eq!(read(text).unwrap().notices, [format!("{passed}{rules}")]);
+        }
+        for text in ["SUITEB192", "HIGH@SECLEVEL=3"] {
+            assert!(read(text).unwrap().notices[0].contains(" not as to keys and curves: "), "{text}");
+        }
+        for text in ["DEFAULT@SECLEVEL=2", "HIGH:!aNULL:!anull:!MD5:!RC4-SHA", "ALL:@STRENGTH"] {
+            assert_eq!(read(text).unwrap().notices, Vec::<String>::new(), "{text}");
+        }
     }
 
     #[test]
