@@ -189,12 +189,14 @@ fn serve(
     }
     let config = load(&sources)?;
     // As whoever starts it: keys may be root's alone.
-    let tls = Tls::default().prepare(&config.settings).map_err(|error| config.tls_problem(&error))?;
+    let tls = Tls::default().prepare(&config.settings);
     if let Some(user) = user_to_become(&run, &config) {
         process::become_user(user)?;
     }
     process::refuse_root()?;
     log.reopen(&log_options(&config, &log_base))?;
+    // Only here, so that the log that was asked for has it.
+    let tls = tls.map_err(|error| config.tls_problem(&error))?;
     config.given.iter().for_each(|given| tracing::info!("{given}"));
     config.notices.iter().for_each(|notice| tracing::warn!("{notice}"));
     count_descriptors(&config);

@@ -167,6 +167,28 @@ fn check_names_the_line_of_a_tls_file_that_will_not_do() {
     }
 }
 
+#[test]
+fn a_start_that_fails_for_tls_is_in_the_logfile_however_it_was_asked_for() {
+    if support::beyond_pgbouncer() {
+        return;
+    }
+    for words in [&[][..], &["-q"], &["-d"], &["-d", "-q"]] {
+        let setup = Setup::new()
+            .set("client_tls_sslmode", "require")
+            .set("client_tls_key_file", "/nosuch/server.key")
+            .set("client_tls_cert_file", Authority::shared().server.certificate.display())
+            .set("logfile", "@DIR@/pooler.log")
+            .set("pidfile", "@DIR@/pooler.pid");
+        let proxy = words.iter().fold(setup, |setup, word| setup.argument(word)).spawn();
+
+        assert_eq!(proxy.wait().code(), Some(1), "{words:?}");
+
+        let log = fs::read_to_string(proxy.dir.join("pooler.log")).unwrap_or_default();
+        assert!(log.contains(" FATAL TLS setup failed: ") && log.contains("/nosuch/server.key"), "{words:?}: {log}");
+        assert_eq!(proxy.log().is_empty(), words.contains(&"-q"), "{words:?}: {}", proxy.log());
+    }
+}
+
 /// The last line of what a program said.
 fn text_of_last_line(bytes: &[u8]) -> String {
     text(bytes).lines().last().unwrap_or_default().to_owned()
