@@ -1,5 +1,6 @@
 //! TLS towards clients and towards servers.
 //!
+//! - `blame` why a handshake failed, in words to act on
 //! - `offer` the words of OpenSSL in the settings, and what rustls has for them
 //! - `certificate` what must be known of a certificate
 //! - `trust` whose certificates are believed
@@ -15,6 +16,7 @@
 //! Why rustls: memory-safe, and used by half the Rust world. With aws-lc-rs, its own default, which makes the RSA
 //! signature of a handshake in half of the time that *ring* takes, and needs no more than a C compiler either.
 
+mod blame;
 mod certificate;
 pub mod fuzz;
 mod offer;
@@ -23,21 +25,26 @@ mod session;
 pub mod stream;
 mod trust;
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::SystemTime;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{ClientConfig, ServerConfig};
+use rustls::version::TLS12;
+use rustls::{ClientConfig, ServerConfig, SignatureAlgorithm, SupportedCipherSuite};
 
 use crate::config::{AuthType, Settings, SslMode, SslNegotiation};
+use crate::net::world;
 use certificate::Certificate;
 use offer::Words;
 use trust::{Authorities, ClientTrust, ServerTrust};
 
+pub use blame::Blamed;
 pub use request::{RequestError, request};
 pub use stream::{PeerNames, TlsError, TlsStream};
 
@@ -53,6 +60,8 @@ const SYSTEM_AUTHORITIES: [&str; 3] =
 pub struct Acceptor {
     config: Arc<ServerConfig>,
     end_point: Option<Arc<[u8]>>,
+    /// What it was made of, for what is said of a handshake that fails.
+    words: Arc<Words>,
 }
 
 /// TLS towards servers.
@@ -60,6 +69,8 @@ pub struct Acceptor {
 pub struct Connector {
     /// `None` where server_tls_protocols has only versions that are too old to be spoken.
     config: Option<Arc<ClientConfig>>,
+    /// What it was made of, for what is said of a handshake that fails.
+    words: Arc<Words>,
 }
 
 /// The TLS in force, shared by all that connect.
@@ -131,6 +142,10 @@ impl Tls {
             _ if servers == old.servers => old.connector.clone(),
             _ => Some(Arc::new(servers.connector(&mut notices)?)),
         };
+        let now = world::wall_clock().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = UnixTime::since_unix_epoch(now);
+        // Time passes over files that stay as they are, so these are told each time.
+        notices.extend([&clients, &servers].into_iter().flat_map(|side| side.untimely(now)));
         Ok(InForce { clients, servers, acceptor, connector, notices })
     }
 
@@ -235,6 +250,17 @@ impl Materials {
         })
     }
 
+    /// The certificates of our own that are out of date, for the log: the other side will refuse them.
+    fn untimely(&self, now: UnixTime) -> Vec<String> {
+        let Some(file) = &self.certificate else { return Vec::new() };
+        let certificates = file.certificates().unwrap_or_default();
+        let told = |der: &CertificateDer<'_>| {
+            let when = Certificate::read(der)?.untimely(now)?;
+            Some(format!("{}: {}: a certificate in it {when}", file.setting, file.path.display()))
+        };
+        certificates.iter().filter_map(told).collect()
+    }
+
     /// What is offered, and a provider of just that.
     fn offer(&self, notices: &mut Vec<String>) -> Result<(offer::Offer, Arc<CryptoProvider>), String> {
         let mut offer = self.words.read()?;
@@ -256,6 +282,7 @@ impl Materials {
             return Err(format!("client_tls_sslmode={}: {}", self.mode, notices.join("; ")));
         }
         let shown = pair(key, certificate, &provider)?;
+        notices.extend(self.misfit(&offer, key, shown.key.algorithm()));
         let end_point = shown.cert.first().and_then(certificate::end_point).map(Arc::from);
         let builder = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&offer.versions)
@@ -278,7 +305,23 @@ impl Materials {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| format!("no key for session tickets: {error}"))?;
         config.send_tls13_tickets = 1;
-        Ok(Acceptor { config: Arc::new(config), end_point })
+        Ok(Acceptor { config: Arc::new(config), end_point, words: Arc::new(self.words.clone()) })
+    }
+
+    /// That no cipher of TLS 1.2 can be had with this kind of key, for the log. A cipher of TLS 1.3 goes with any.
+    fn misfit(&self, offer: &offer::Offer, key: &File, kind: SignatureAlgorithm) -> Option<String> {
+        let fits =
+            |suite: &SupportedCipherSuite| suite.version() == &TLS12 && suite.usable_for_signature_algorithm(kind);
+        if !offer.versions.contains(&&TLS12) || offer.suites.iter().any(fits) {
+            return None;
+        }
+        let which = if offer.versions.len() == 1 { "every handshake" } else { "every handshake of TLS 1.2" };
+        Some(format!(
+            "client_tls_ciphers: {}: none of them fits the {kind:?} key of client_tls_key_file: {}, {which} will fail; \
+             add ciphers that do, or use another kind of key",
+            self.words.ciphers,
+            key.path.display()
+        ))
     }
 
     fn connector(&self, notices: &mut Vec<String>) -> Result<Connector, String> {
@@ -292,6 +335,7 @@ impl Materials {
                 self.mode
             ));
         }
+        let words = Arc::new(self.words.clone());
         let authorities = match self.mode {
             SslMode::VerifyCa | SslMode::VerifyFull => Some(self.server_authorities()?),
             _ => None,
@@ -302,7 +346,7 @@ impl Materials {
             algorithms: provider.signature_verification_algorithms,
         };
         if offer.versions.is_empty() {
-            return Ok(Connector { config: None });
+            return Ok(Connector { config: None, words });
         }
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&offer.versions)
@@ -320,7 +364,7 @@ impl Materials {
         };
         // As libpq does since version 17, asked or not; servers before that pay it no heed.
         config.alpn_protocols = vec![ALPN.to_vec()];
-        Ok(Connector { config: Some(Arc::new(config)) })
+        Ok(Connector { config: Some(Arc::new(config)), words })
     }
 
     fn server_authorities(&self) -> Result<Authorities, String> {
@@ -338,6 +382,9 @@ impl Materials {
     }
 }
 
+/// The lengths of RSA keys that aws-lc-rs signs with.
+const RSA_BITS: RangeInclusive<usize> = 2048..=8192;
+
 /// A key and its certificates.
 fn pair(key: &File, certificate: &File, provider: &CryptoProvider) -> Result<CertifiedKey, String> {
     let chain = certificate.certificates()?;
@@ -347,16 +394,30 @@ fn pair(key: &File, certificate: &File, provider: &CryptoProvider) -> Result<Cer
         }
         error => key.fault(error),
     })?;
-    let signer = provider
-        .key_provider
-        .load_private_key(der)
-        .map_err(|error| key.fault(format!("{error} (RSA, P-256, P-384, P-521 and Ed25519 are known here)")))?;
-    let first = chain.first().and_then(|first| Certificate::read(first));
-    let fits = match (signer.public_key(), &first) {
-        (Some(public), Some(first)) => public.as_ref() == first.public_key(),
-        _ => true,
+    let read: Vec<Certificate<'_>> = chain.iter().filter_map(|der| Certificate::read(der)).collect();
+    let signer = provider.key_provider.load_private_key(der).map_err(|error| {
+        match read.first().and_then(Certificate::rsa_bits).filter(|bits| !RSA_BITS.contains(bits)) {
+            Some(bits) => key.fault(format!(
+                "an RSA key of {bits} bits, as its certificate says: {} to {} are taken here; make a new pair",
+                RSA_BITS.start(),
+                RSA_BITS.end()
+            )),
+            None => key.fault(format!("{error} (RSA, P-256, P-384, P-521 and Ed25519 are known here)")),
+        }
+    })?;
+    let belongs = |certificate: &Certificate<'_>| match signer.public_key() {
+        Some(public) => public.as_ref() == certificate.public_key(),
+        None => true,
     };
-    if !fits {
+    if !read.first().is_none_or(belongs) {
+        if let Some(at) = read.iter().position(belongs) {
+            return Err(certificate.fault(format!(
+                "the first certificate must be the one that belongs to {}: {}, which is number {} in it",
+                key.setting,
+                key.path.display(),
+                at + 1
+            )));
+        }
         let (setting, path) = (certificate.setting, certificate.path.display());
         return Err(key.fault(format!("this key does not belong to {setting}: {path}")));
     }

@@ -189,6 +189,35 @@ fn a_start_that_fails_for_tls_is_in_the_logfile_however_it_was_asked_for() {
     }
 }
 
+#[test]
+fn check_and_the_start_warn_of_a_certificate_that_has_expired() {
+    if support::beyond_pgbouncer() {
+        return;
+    }
+    let dir = folder();
+    for name in ["expired.crt", "named.key"] {
+        let at = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/certificates").join(name);
+        fs::write(dir.join(name), fs::read(at).unwrap()).unwrap();
+        fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o644)).unwrap();
+    }
+    let proxy = Setup::new()
+        .set("client_tls_sslmode", "allow")
+        .set("client_tls_key_file", dir.join("named.key").display())
+        .set("client_tls_cert_file", dir.join("expired.crt").display())
+        .start();
+    let said = format!(
+        "client_tls_cert_file: {}: a certificate in it expired on 2021-01-01T00:00:00Z: renew it",
+        dir.join("expired.crt").display()
+    );
+    let warning = format!(" WARNING {said}");
+
+    proxy.until_log(&warning);
+    proxy.console().ok("RELOAD");
+    eventually("RELOAD warns too", || (proxy.log().matches(&warning).count() == 2).then_some(()));
+    let output = bare(&["--check", &proxy.dir.join("pgbouncer.ini").display().to_string()]);
+    assert!(output.status.success() && text(&output.stdout).lines().any(|line| line == said), "{output:?}");
+}
+
 /// The last line of what a program said.
 fn text_of_last_line(bytes: &[u8]) -> String {
     text(bytes).lines().last().unwrap_or_default().to_owned()

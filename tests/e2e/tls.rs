@@ -80,6 +80,20 @@ fn psql_gets_what_each_sslmode_promises() {
 }
 
 #[test]
+fn a_client_that_knows_only_old_versions_is_logged_with_the_setting() {
+    if support::beyond_pgbouncer() {
+        return;
+    }
+    let proxy = encrypting("require").start();
+
+    let (_tunnel, wire) =
+        Tunnel::open(proxy.port, &[&STARTTLS[..], &["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"]].concat());
+
+    assert!(proxy.login().over(wire).is_err());
+    proxy.until_log("handshake failed: no version of TLS in common: client_tls_protocols is secure,");
+}
+
+#[test]
 fn a_client_that_trusts_another_authority_goes_away() {
     let proxy = encrypting("require").start();
     let outcome = asks(&proxy, &format!("sslmode=verify-ca sslrootcert={}", Authority::other().certificate.display()));

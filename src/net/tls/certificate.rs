@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256, Sha384, Sha512};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
+use x509_parser::public_key::PublicKey;
 use x509_parser::x509::X509Version;
 
 /// A certificate, read.
@@ -41,6 +42,28 @@ impl<'a> Certificate<'a> {
     pub(super) fn is_valid_at(&self, now: UnixTime) -> bool {
         let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         self.read.validity().not_before.timestamp() <= now && now <= self.read.validity().not_after.timestamp()
+    }
+
+    /// What its dates say against it at this time: `expired on` or `is not valid before`, the date, the way
+    /// out.
+    pub(super) fn untimely(&self, now: UnixTime) -> Option<String> {
+        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let (first, last) = (self.read.validity().not_before.timestamp(), self.read.validity().not_after.timestamp());
+        let (what, second, way_out) = match (now < first, now > last) {
+            (_, true) => ("expired on", last, "renew it"),
+            (true, false) => ("is not valid before", first, "is the clock right?"),
+            (false, false) => return None,
+        };
+        let date = jiff::Timestamp::from_second(second).map_or_else(|_| second.to_string(), |date| date.to_string());
+        Some(format!("{what} {date}: {way_out}"))
+    }
+
+    /// The length of its RSA key in bits; `None` where it has another.
+    pub(super) fn rsa_bits(&self) -> Option<usize> {
+        match self.read.public_key().parsed() {
+            Ok(PublicKey::RSA(key)) => Some(key.key_size()),
+            _ => None,
+        }
     }
 
     /// Was it signed by this authority itself?
@@ -93,6 +116,23 @@ impl<'a> Certificate<'a> {
             _ => None,
         };
         names.value.general_names.iter().filter_map(host).collect()
+    }
+
+    /// All that it is made out to, hosts and addresses, the common name first.
+    pub(super) fn names(&self) -> Vec<String> {
+        let address = |name: &GeneralName<'_>| match name {
+            GeneralName::IPAddress(bytes) => match <[u8; 4]>::try_from(*bytes) {
+                Ok(bytes) => Some(IpAddr::from(bytes).to_string()),
+                Err(_) => <[u8; 16]>::try_from(*bytes).ok().map(|bytes| IpAddr::from(bytes).to_string()),
+            },
+            _ => None,
+        };
+        let mut names: Vec<String> = self.common_name().map(str::to_owned).into_iter().collect();
+        names.extend(self.host_names());
+        if let Ok(Some(alternative)) = self.read.subject_alternative_name() {
+            names.extend(alternative.value.general_names.iter().filter_map(address));
+        }
+        names
     }
 
     /// Is it made out to this host? As PgBouncer judges: one of its alternative names, or else its common name.

@@ -31,6 +31,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::blame::Blamed;
 use super::certificate::{self, Certificate};
 use super::offer;
 use super::session::{Buffers, Progress, Session, Side, Words};
@@ -58,7 +59,14 @@ pub enum TlsError {
     /// The socket broke, or ended in the middle of the handshake.
     Io(io::Error),
     /// The other side broke the rules, offers nothing that fits, or is not trusted.
-    Tls(rustls::Error),
+    Tls(Blamed),
+}
+
+impl TlsError {
+    fn of(words: &Arc<offer::Words>) -> impl Fn(rustls::Error) -> TlsError + use<> {
+        let words = words.clone();
+        move |error| TlsError::Tls(Blamed { error, words: words.clone() })
+    }
 }
 
 impl From<io::Error> for TlsError {
@@ -74,11 +82,7 @@ impl fmt::Display for TlsError {
                 f.write_str("handshake failed: unexpected EOF")
             }
             TlsError::Io(error) => write!(f, "handshake failed: {error}"),
-            // OpenSSL's words, which guards look for in the log.
-            TlsError::Tls(error @ rustls::Error::InvalidCertificate(_)) => {
-                write!(f, "handshake failed: certificate verify failed: {error}")
-            }
-            TlsError::Tls(error) => write!(f, "handshake failed: {error}"),
+            TlsError::Tls(blamed) => write!(f, "handshake failed: {blamed}"),
         }
     }
 }
@@ -147,7 +151,7 @@ impl State {
 }
 
 impl Wire {
-    async fn handshake(mut self) -> Result<TlsStream, TlsError> {
+    async fn handshake(mut self, words: &Arc<offer::Words>) -> Result<TlsStream, TlsError> {
         let accepts = self.state.session.accepts();
         let mut signature_due = accepts;
         loop {
@@ -172,7 +176,7 @@ impl Wire {
                 return Ok(TlsStream { wire: self });
             }
             let flushed = std::future::poll_fn(|cx| self.poll_flush(cx)).await;
-            let progress = advanced.map_err(TlsError::Tls)?;
+            let progress = advanced.map_err(TlsError::of(words))?;
             flushed?;
             match progress {
                 Progress::Open => return Ok(TlsStream { wire: self }),
@@ -236,10 +240,11 @@ impl TlsStream {
     ///
     /// Cancel safe: the connection is dropped.
     pub async fn accept(socket: TcpStream, acceptor: &Acceptor, incoming: Inbox) -> Result<TlsStream, TlsError> {
-        let session = UnbufferedServerConnection::new(acceptor.config.clone()).map_err(TlsError::Tls)?;
+        let words = &acceptor.words;
+        let session = UnbufferedServerConnection::new(acceptor.config.clone()).map_err(TlsError::of(words))?;
         let mut state = State::new(Session::new(Side::Accepting(session)), incoming);
         state.end_point = acceptor.end_point.clone();
-        Wire { socket: Some(socket), state: Box::new(state) }.handshake().await
+        Wire { socket: Some(socket), state: Box::new(state) }.handshake(words).await
     }
 
     /// Begins a TLS handshake with the server called `host`, a name or an address.
@@ -255,10 +260,11 @@ impl TlsStream {
             Err(_) => ServerName::IpAddress(std::net::IpAddr::from([0, 0, 0, 0]).into()),
         };
         let too_old = || rustls::Error::General("server_tls_protocols has no version that is spoken here".to_owned());
-        let config = connector.config.clone().ok_or_else(too_old).map_err(TlsError::Tls)?;
-        let session = UnbufferedClientConnection::new(config, name).map_err(TlsError::Tls)?;
+        let words = &connector.words;
+        let config = connector.config.clone().ok_or_else(too_old).map_err(TlsError::of(words))?;
+        let session = UnbufferedClientConnection::new(config, name).map_err(TlsError::of(words))?;
         let state = State::new(Session::new(Side::Connecting(session)), Inbox::default());
-        let mut stream = Wire { socket: Some(socket), state: Box::new(state) }.handshake().await?;
+        let mut stream = Wire { socket: Some(socket), state: Box::new(state) }.handshake(words).await?;
         stream.wire.state.end_point = stream.peer_certificate().and_then(certificate::end_point).map(Arc::from);
         Ok(stream)
     }

@@ -1,3 +1,4 @@
+use std::io::Write;
 use std::path::PathBuf;
 
 use proptest::prelude::*;
@@ -306,6 +307,54 @@ fn what_does_not_fit_is_named() {
 }
 
 #[test]
+fn what_is_wrong_with_a_key_or_a_chain_is_said() {
+    let error = Tls::default().prepare(&settings("short")).unwrap_err();
+    assert!(error.starts_with("invalid client_tls_key_file: ") && error.contains("an RSA key of 1024 bits"), "{error}");
+
+    let mut chain = tempfile::NamedTempFile::new().unwrap();
+    for name in ["authority.crt", "named.crt"] {
+        chain.write_all(&std::fs::read(path(name)).unwrap()).unwrap();
+    }
+    let backwards = Settings { client_tls_cert_file: Some(chain.path().to_owned()), ..settings("named") };
+    let error = Tls::default().prepare(&backwards).unwrap_err();
+    assert!(error.starts_with("invalid client_tls_cert_file: "), "{error}");
+    assert!(error.contains("the first certificate must be") && error.ends_with("number 2 in it"), "{error}");
+}
+
+#[test]
+fn a_certificate_out_of_date_is_told_each_time() {
+    let tls = Tls::default();
+    let expired = Settings { client_tls_cert_file: Some(path("expired.crt")), ..settings("named") };
+    for _ in 0..2 {
+        let new = tls.prepare(&expired).unwrap();
+        let [notice] = &new.notices[..] else { panic!("one notice: {:?}", new.notices) };
+        assert!(notice.starts_with("client_tls_cert_file: ") && notice.contains("expired.crt"), "{notice}");
+        assert!(notice.contains("expired on 2021-01-01T00:00:00Z"), "{notice}");
+        tls.put_in_force(new);
+    }
+
+    let early = UnixTime::since_unix_epoch(std::time::Duration::from_secs(1_000_000_000));
+    let told = Materials::of_clients(&settings("named")).unwrap().untimely(early);
+    assert!(told.len() == 1 && told[0].contains("not valid before 2026-"), "{told:?}");
+    assert_eq!(in_force(&settings("named")).notices, Vec::<String>::new());
+}
+
+#[test]
+fn ciphers_that_do_not_fit_the_key_are_told() {
+    let told = |protocols: &str, ciphers: &str| {
+        let (client_tls_protocols, client_tls_ciphers) = (protocols.to_owned(), ciphers.to_owned());
+        in_force(&Settings { client_tls_protocols, client_tls_ciphers, ..settings("named") }).notices.join("; ")
+    };
+
+    let alone = told("tlsv1.2", "ECDHE+aRSA");
+    assert!(alone.starts_with("client_tls_ciphers: ECDHE+aRSA: none of them fits the ECDSA key"), "{alone}");
+    assert!(alone.contains(", every handshake will fail"), "{alone}");
+    assert!(told("secure", "ECDHE+aRSA").contains("every handshake of TLS 1.2 will fail"));
+    assert_eq!(told("tlsv1.3", "ECDHE+aRSA"), "");
+    assert_eq!(told("tlsv1.2", "ECDHE+ECDSA"), "");
+}
+
+#[test]
 fn what_has_not_changed_stays() {
     let tls = Tls::default();
     assert!(tls.put_in_force(tls.prepare(&settings("named")).unwrap()), "the first is a change");
@@ -324,13 +373,13 @@ fn what_has_not_changed_stays() {
 type Outcome = Result<TlsStream, TlsError>;
 
 async fn connected(shown: &str, host: &str) -> (Outcome, Outcome) {
-    let (client, server, _) = connected_and_watched(shown, host).await;
+    let (client, server, _) = connected_and_watched(&settings(shown), host).await;
     (client, server)
 }
 
 /// Beside both ends, the client's socket, to be looked at from outside.
-async fn connected_and_watched(shown: &str, host: &str) -> (Outcome, Outcome, std::net::TcpStream) {
-    let InForce { acceptor, connector, .. } = in_force(&settings(shown));
+async fn connected_and_watched(settings: &Settings, host: &str) -> (Outcome, Outcome, std::net::TcpStream) {
+    let InForce { acceptor, connector, .. } = in_force(settings);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let socket = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     socket.set_nonblocking(true).unwrap();
@@ -357,14 +406,42 @@ async fn both_ends_agree_on_what_binds_them() {
     assert_eq!(server.peer_certificate(), None);
 
     let (refused, told) = connected("named", "elsewhere.example.org").await;
-    assert!(refused.unwrap_err().to_string().contains("certificate verify failed"));
+    let refused = refused.unwrap_err().to_string();
+    assert!(refused.contains("certificate verify failed"), "{refused}");
+    let name = "name `elsewhere.example.org' not present in server certificate: it is made out to localhost, \
+                db.example.org, ";
+    assert!(refused.contains(name) && refused.contains("127.0.0.1"), "{refused}");
     assert!(told.is_err());
+}
+
+#[tokio::test]
+async fn a_handshake_without_a_version_or_a_cipher_in_common_names_the_setting() {
+    let with = |client: &str, server: &str| Settings {
+        client_tls_protocols: client.to_owned(),
+        server_tls_protocols: server.to_owned(),
+        ..settings("named")
+    };
+    for (client, server) in [("tlsv1.3", "tlsv1.2"), ("tlsv1.2", "tlsv1.3")] {
+        let (asking, answering, _) = connected_and_watched(&with(client, server), "localhost").await;
+        let said = answering.unwrap_err().to_string();
+        let ours = format!("handshake failed: no version of TLS in common: client_tls_protocols is {client},");
+        assert!(said.starts_with(&ours), "{said}");
+        let said = asking.unwrap_err().to_string();
+        assert!(said.contains(&format!("server_tls_protocols is {server},")), "{said}");
+    }
+
+    let mut apart = with("tlsv1.2", "tlsv1.2");
+    apart.client_tls_ciphers = "ECDHE-ECDSA-AES128-GCM-SHA256".to_owned();
+    apart.server_tls_ciphers = "ECDHE-ECDSA-AES256-GCM-SHA384".to_owned();
+    let (_, answering, _) = connected_and_watched(&apart, "localhost").await;
+    let said = answering.unwrap_err().to_string();
+    assert!(said.contains("client_tls_ciphers is ECDHE-ECDSA-AES128-GCM-SHA256;"), "{said}");
 }
 
 #[tokio::test]
 async fn the_ticket_leaves_with_the_first_answer_or_before_a_wait() {
     for answers in [true, false] {
-        let (client, server, wire) = connected_and_watched("named", "localhost").await;
+        let (client, server, wire) = connected_and_watched(&settings("named"), "localhost").await;
         let (_client, mut server) = (client.unwrap(), Stream::Tls(Box::new(server.unwrap())));
         assert!(wire.peek(&mut [0]).is_err(), "it is held back");
 

@@ -83,9 +83,10 @@ impl ServerCertVerifier for ServerTrust {
                 self.algorithms.all,
             )?,
         }
-        let named = || Certificate::read(end_entity).is_some_and(|read| read.names_host(&server_name.to_str()));
-        if self.names && !named() {
-            return Err(CertificateError::NotValidForName.into());
+        let read = Certificate::read(end_entity);
+        if self.names && !read.as_ref().is_some_and(|read| read.names_host(&server_name.to_str())) {
+            let presented = read.map(|read| read.names()).unwrap_or_default();
+            return Err(CertificateError::NotValidForNameContext { expected: server_name.to_owned(), presented }.into());
         }
         Ok(ServerCertVerified::assertion())
     }

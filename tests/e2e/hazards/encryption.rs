@@ -165,8 +165,8 @@ fn a_handshake_that_is_meant_for_another_protocol_fails() {
     }
     let proxy = encrypting("require").start();
     for (arguments, said) in [
-        (&["-alpn", "http/1.1"][..], "peer doesn't support any known protocol"),
-        (&["-alpn", "http/1.1", STARTTLS[0], STARTTLS[1]], "peer doesn't support any known protocol"),
+        (&["-alpn", "http/1.1"][..], "ALPN must be \"postgresql\""),
+        (&["-alpn", "http/1.1", STARTTLS[0], STARTTLS[1]], "ALPN must be \"postgresql\""),
         (&[], "received direct SSL connection request without ALPN protocol negotiation extension"),
     ] {
         let before = lines_of(&proxy, " pooler error: ");
