@@ -64,12 +64,15 @@ pub(super) fn parse_password(body: &[u8]) -> Option<&[u8]> {
     (text.len() <= PASSWORD_BYTES_MAX && !text.contains(&0)).then_some(text)
 }
 
-/// Reads the body of a `SASLInitialResponse`: the mechanism's name and the mechanism's own first message.
-pub(super) fn parse_sasl_initial_response(body: &[u8]) -> Option<(&[u8], &[u8])> {
+/// Reads the body of a `SASLInitialResponse`: the mechanism's name and, if what follows is whole, the mechanism's own
+/// first message. Some mechanisms have none.
+pub(super) fn parse_sasl_initial_response(body: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
     let end = body.iter().position(|byte| *byte == 0)?;
     let (mechanism, rest) = (&body[..end], &body[end + 1..]);
-    let (length, response) = rest.split_first_chunk()?;
-    (usize::try_from(u32::from_be_bytes(*length)).ok()? == response.len()).then_some((mechanism, response))
+    let response = rest.split_first_chunk().and_then(|(length, response)| {
+        (usize::try_from(u32::from_be_bytes(*length)).ok()? == response.len()).then_some(response)
+    });
+    Some((mechanism, response))
 }
 
 fn message(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
@@ -117,7 +120,7 @@ mod tests {
 
     #[test]
     fn an_initial_response_must_fill_its_message_exactly() {
-        assert_eq!(parse_sasl_initial_response(b"M\0\0\0\0\x02ab"), Some((&b"M"[..], &b"ab"[..])));
+        assert_eq!(parse_sasl_initial_response(b"M\0\0\0\0\x02ab"), Some((&b"M"[..], Some(&b"ab"[..]))));
         for body in [
             &b""[..],
             b"M",
@@ -128,7 +131,7 @@ mod tests {
             b"M\0\xff\xff\xff\xff",
             b"M\0\xff\xff\xff\xffab",
         ] {
-            assert_eq!(parse_sasl_initial_response(body), None, "{body:?}");
+            assert_eq!(parse_sasl_initial_response(body).and_then(|(_, response)| response), None, "{body:?}");
         }
     }
 

@@ -320,6 +320,9 @@ impl Handshake {
         if !plus && mechanism != message::SCRAM_SHA_256 {
             return deny(DenialKind::InvalidMechanism, "the client chose a mechanism that was not offered");
         }
+        let Some(client_first) = client_first else {
+            return deny(DenialKind::SaslFailed, "malformed SASLInitialResponse");
+        };
         let (salt, iterations) = match &self.secret {
             Some(Secret::Scram(secret)) => (secret.salt.clone(), secret.iterations),
             _ => (self.keys.salt_for(&self.user).to_vec(), self.keys.scram_iterations()),

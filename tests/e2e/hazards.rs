@@ -345,7 +345,7 @@ fn lengths_in_scram_messages_are_looked_at() {
     let whole: &[u8] = b"n,,n=,r=abcdefgh";
     let claims = [u32::MAX, 0x7fff_ffff, 0x8000_0000, 0x7fff_fff0, 17, 15, 0, u32::MAX - 3];
     let mut messages: Vec<Script> = claims.iter().map(|claimed| first(*claimed, whole)).collect();
-    messages.extend([&b""[..], b"\0", b"SCRAM-SHA-256", b"SCRAM-SHA-256\0", b"SCRAM-SHA-256\0\0\0"].map(|body| {
+    messages.extend([&b""[..], b"SCRAM-SHA-256", b"SCRAM-SHA-256\0", b"SCRAM-SHA-256\0\0\0"].map(|body| {
         let whole_but_for_length = Script::new();
         whole_but_for_length.message(b'p', body)
     }));
@@ -356,6 +356,16 @@ fn lengths_in_scram_messages_are_looked_at() {
             wire.send(message);
         });
     }
+
+    let tried = lines_of(&proxy, "password authentication failed");
+    for body in [&b"\0"[..], b"OAUTHBEARER\0\xff\xff\xff\xff"] {
+        repelled(&proxy, "client selected an invalid SASL authentication mechanism", |wire| {
+            wire.send(&startup);
+            wire.expect(b'R');
+            wire.send(Script::new().message(b'p', body));
+        });
+    }
+    assert_eq!(lines_of(&proxy, "password authentication failed"), tried, "nobody tried one");
 
     // The lengths of messages themselves, before and within the exchange.
     for claimed in [0, 3, 70_000, 0x7fff_ffff, u32::MAX] {
