@@ -42,7 +42,7 @@ use crate::stats::lines;
 use crate::stats::roster::{ClientCard, Endpoint, EnteredClient, Names, Order};
 use crate::wire::error::{self, sqlstate};
 use crate::wire::framing::Header;
-use crate::wire::startup::{Replication, StartupMessage, negotiate_protocol_version};
+use crate::wire::startup::{Replication, StartupError, StartupMessage, negotiate_protocol_version};
 use crate::wire::{Frontend, backend};
 
 /// The longest password message: a password has at most 65,530 bytes, a SCRAM message far less.
@@ -172,6 +172,7 @@ impl Arrival {
         if message.database != admin::DATABASE {
             self.throttle()?;
         }
+        message.check().map_err(Farewell::Startup)?;
         self.log_attempt(&message);
         if message.user.len() > USER_LENGTH_MAX {
             return Err(Farewell::UserTooLong);
@@ -610,6 +611,12 @@ impl Arrival {
             // PgBouncer has this line for SCRAM alone; for the others the error sent to the client says it.
             let tag = lines::Tag::client(self.entered.card());
             tracing::error!(conn = ?tag, "{}", lines::PASSWORD_FAILED);
+        }
+        if let Farewell::Startup(
+            error @ (StartupError::Unsupported { value, .. } | StartupError::UnsupportedInOptions { value, .. }),
+        ) = farewell
+        {
+            tracing::warn!(conn = ?lines::Tag::client(self.entered.card()), "{error}={value}");
         }
         let refused = matches!(
             farewell,

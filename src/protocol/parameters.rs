@@ -293,14 +293,14 @@ pub fn classify_startup(
         match tracked.find(&name) {
             Some(follow) => wish(&follow.name, value),
             None if ignored(&name) || ignored("options") => {}
-            None => return Err(StartupError::UnsupportedInOptions { name }),
+            None => return Err(StartupError::UnsupportedInOptions { name, value }),
         }
     }
     for (name, value) in &message.parameters {
         match tracked.find(name) {
             Some(follow) => wish(&follow.name, value.clone()),
             None if ignored(name) => {}
-            None => return Err(StartupError::Unsupported { name: name.clone() }),
+            None => return Err(StartupError::Unsupported { name: name.clone(), value: value.clone() }),
         }
     }
     Ok(wishes)

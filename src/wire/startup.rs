@@ -171,6 +171,8 @@ pub struct StartupMessage {
     pub database: String,
     /// Whether this is to be a replication connection.
     pub replication: Replication,
+    /// What stands for `replication` and is no word for it: see [`StartupMessage::check`].
+    pub bad_replication: Option<String>,
     /// The `options` parameter as it came, see [`parse_options`]. A replication connection passes it on as it is.
     pub options: Option<String>,
     /// Names of the protocol options (`_pq_.…`) asked for; we know none.
@@ -185,6 +187,18 @@ impl StartupMessage {
         self.minor > 0 || !self.protocol_options.is_empty()
     }
 
+    /// Is what is asked for something that can be asked for? To be called once it is noted who asks.
+    ///
+    /// # Errors
+    /// Postgres refuses an unknown word for `replication`, PgBouncer takes it for "no": who asks for replication and
+    /// gets none would only find out later.
+    pub fn check(&self) -> Result<(), StartupError> {
+        match &self.bad_replication {
+            Some(value) => Err(StartupError::BadReplication { value: value.clone() }),
+            None => Ok(()),
+        }
+    }
+
     /// Reads what follows the version.
     fn parse(minor: u16, packet: &[u8]) -> Result<StartupMessage, StartupError> {
         let mut message = StartupMessage {
@@ -192,6 +206,7 @@ impl StartupMessage {
             user: String::new(),
             database: String::new(),
             replication: Replication::Off,
+            bad_replication: None,
             options: None,
             protocol_options: Vec::new(),
             parameters: Vec::new(),
@@ -223,10 +238,10 @@ impl StartupMessage {
             "database" => utf8(value, "database")?.clone_into(&mut self.database),
             "options" => self.options = Some(utf8(value, "options")?.to_owned()),
             "replication" => {
-                // Postgres refuses an unknown word, PgBouncer takes it for "no": who asks for replication and gets
-                // none would only find out later.
-                self.replication =
-                    Replication::parse(utf8(value, "replication")?).ok_or(StartupError::BadReplication)?;
+                let word = utf8(value, "replication")?;
+                let known = Replication::parse(word);
+                self.replication = known.unwrap_or(Replication::Off);
+                self.bad_replication = known.is_none().then(|| word.to_owned());
             }
             _ if name.starts_with("_pq_.") => self.protocol_options.push(name.to_owned()),
             _ => self.parameters.push((name.to_owned(), printable(value))),
@@ -327,18 +342,25 @@ pub enum StartupError {
         what: &'static str,
     },
     /// A `replication` that is neither a boolean nor `database`.
-    BadReplication,
+    BadReplication {
+        /// What it is.
+        value: String,
+    },
     /// Something else than `-c` and `--` in `options`.
     BadOptions,
     /// A parameter that is neither followed nor ignored.
     Unsupported {
         /// Its name as the client wrote it.
         name: String,
+        /// Its value, for the log.
+        value: String,
     },
     /// The same inside `options`.
     UnsupportedInOptions {
         /// Its name as the client wrote it.
         name: String,
+        /// Its value, for the log.
+        value: String,
     },
 }
 
@@ -354,7 +376,7 @@ impl StartupError {
             }
             StartupError::NoUser => sqlstate::INVALID_AUTHORIZATION,
             StartupError::NotUtf8 { .. } => sqlstate::CHARACTER_NOT_IN_REPERTOIRE,
-            StartupError::BadReplication => sqlstate::INVALID_PARAMETER_VALUE,
+            StartupError::BadReplication { .. } => sqlstate::INVALID_PARAMETER_VALUE,
             StartupError::Unsupported { .. } | StartupError::UnsupportedInOptions { .. } => {
                 sqlstate::UNDEFINED_PARAMETER
             }
@@ -378,12 +400,14 @@ impl std::fmt::Display for StartupError {
             }
             StartupError::NoUser => write!(f, "no username supplied"),
             StartupError::NotUtf8 { what } => write!(f, "invalid startup packet: {what} is not UTF-8"),
-            StartupError::BadReplication => write!(f, "invalid value for parameter \"replication\""),
+            StartupError::BadReplication { value } => {
+                write!(f, "invalid value for parameter \"replication\": \"{value}\"")
+            }
             StartupError::BadOptions => {
                 write!(f, "unsupported options startup parameter: only '-c config=val' and '--config=val' are allowed")
             }
-            StartupError::Unsupported { name } => write!(f, "unsupported startup parameter: {name}"),
-            StartupError::UnsupportedInOptions { name } => {
+            StartupError::Unsupported { name, .. } => write!(f, "unsupported startup parameter: {name}"),
+            StartupError::UnsupportedInOptions { name, .. } => {
                 write!(f, "unsupported startup parameter in options: {name}")
             }
         }

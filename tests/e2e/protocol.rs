@@ -325,10 +325,28 @@ fn start_up_parameters_are_known_ignored_or_refused() {
 
     let refused = login.clone().parameter("work_mem", "1GB").refusal();
     assert_eq!(refused, "unsupported startup parameter: work_mem");
+    proxy.until_log("unsupported startup parameter: work_mem=1GB");
     let refused = login.clone().parameter("options", "-c work_mem=1GB").refusal();
     assert_eq!(refused, "unsupported startup parameter in options: work_mem");
+    proxy.until_log("unsupported startup parameter in options: work_mem=1GB");
     let refused = login.parameter("options", "-x").refusal();
     assert!(refused.starts_with("unsupported options startup parameter: only"), "{refused}");
+}
+
+#[test]
+fn replication_that_is_no_word_for_it_is_refused_by_name_and_value() {
+    if support::beyond_pgbouncer() {
+        return;
+    }
+    let proxy = Proxy::start();
+
+    let refused = proxy.login().parameter("replication", "maybe").refusal();
+
+    assert_eq!(refused, "invalid value for parameter \"replication\": \"maybe\"");
+    proxy.until_log(&format!("app/{}@127.0.0.1", proxy.role));
+    let log = proxy.log();
+    let line = log.lines().find(|line| line.contains("\"maybe\"")).expect("the log says what came");
+    assert!(line.contains(&format!("app/{}@", proxy.role)), "{line}");
 }
 
 /// How far the pooler's memory may grow while it relays something much larger.

@@ -65,7 +65,10 @@ fn replication_takes_every_spelling_of_postgres() {
     }
     assert_eq!(asked("database"), Ok(Replication::Logical));
     for wrong in ["", "o", "maybe", "trueish"] {
-        assert_eq!(asked(wrong), Err(StartupError::BadReplication), "{wrong}");
+        let message = startup(format!("user\0a\0replication\0{wrong}\0\0").as_bytes()).unwrap();
+        let refused = message.check().map_err(|error| error.to_string());
+        assert_eq!(refused, Err(format!("invalid value for parameter \"replication\": \"{wrong}\"")));
+        assert_eq!(message.replication, Replication::Off);
     }
 }
 
