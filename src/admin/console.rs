@@ -239,7 +239,7 @@ impl Console {
             }
             Ok(Reply::Done(tag)) => self.ending().write(out, Ok(tag)),
             Ok(Reply::Notice { message, detail, tag }) => {
-                write_notice(out, &message, detail);
+                write_notice(out, &message, detail.as_deref());
                 self.ending().write(out, Ok(tag.into_owned()));
             }
             Ok(Reply::Later(later)) => return Some(self.wait(later)),
@@ -321,7 +321,7 @@ impl Console {
             }
             Reply::Done(tag) => table::command_complete(out, &tag),
             Reply::Notice { message, detail, tag } => {
-                write_notice(out, &message, detail);
+                write_notice(out, &message, detail.as_deref());
                 table::command_complete(out, &tag);
             }
             Reply::Later(later) => return Ok(Some(self.wait(later))),

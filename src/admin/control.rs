@@ -70,9 +70,15 @@ impl Complaint {
     }
 
     fn because(self, reason: String) -> Complaint {
-        let end = (0..=DETAIL_MAX.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or(0);
-        Complaint { detail: Some(reason[..end].to_owned()), ..self }
+        Complaint { detail: Some(shortened(reason)), ..self }
     }
+}
+
+/// A reason, as far as a DETAIL may go.
+fn shortened(mut reason: String) -> String {
+    let end = (0..=DETAIL_MAX.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or(0);
+    reason.truncate(end);
+    reason
 }
 
 /// Longest DETAIL, in bytes.
@@ -92,7 +98,7 @@ pub enum Reply {
         /// MESSAGE.
         message: Cow<'static, str>,
         /// DETAIL.
-        detail: Option<&'static str>,
+        detail: Option<Cow<'static, str>>,
         /// Tag.
         tag: Cow<'static, str>,
     },
@@ -127,7 +133,7 @@ pub fn carry_out(command: &Command, context: &Context, rights: Rights, now: Mome
         }
         Command::SetIgnored => return Ok(notice("SET ignored", None, "SET")),
         Command::Show(Show::Help) => {
-            return Ok(notice("Console usage", Some(process::HELP), "SHOW"));
+            return Ok(notice("Console usage", Some(process::HELP.into()), "SHOW"));
         }
         Command::Show(show) if *show != Show::Fds => {
             return show.table(context, now).map(Reply::Table).ok_or_else(|| not_yet("SHOW of that"));
@@ -237,19 +243,25 @@ fn kill_client(context: &Context, id: &str) -> Result<Reply, Complaint> {
 fn set(context: &Context, key: &str, value: &str) -> Result<Reply, Complaint> {
     let effect = context.process.set(key, value).map_err(|reason| Complaint::new("SET failed").because(reason))?;
     let tag = format!("SET {key}={value}");
-    let message = match effect {
-        SetEffect::Now => return Ok(Reply::Done(tag)),
+    Ok(match effect {
+        SetEffect::Now => Reply::Done(tag),
+        SetEffect::NobodyIn(why) => notice(format!("{why}: nobody can log in"), None, tag),
         SetEffect::NeedsRestart => {
-            format!("{key} is read at the start only: set it in the configuration file and restart")
+            notice(format!("{key} is read at the start only: set it in the configuration file and restart"), None, tag)
         }
-        SetEffect::TlsAsBefore => "TLS settings could not be applied, still using old configuration".to_owned(),
-    };
-    Ok(notice(message, None, tag))
+        SetEffect::NeedsReload => {
+            notice(format!("{key} is read by RELOAD only: set it in the configuration file and RELOAD"), None, tag)
+        }
+        SetEffect::TlsAsBefore(why) => {
+            let message = "TLS settings could not be applied, still using old configuration";
+            notice(message, Some(shortened(why).into()), tag)
+        }
+    })
 }
 
 fn notice(
     message: impl Into<Cow<'static, str>>,
-    detail: Option<&'static str>,
+    detail: Option<Cow<'static, str>>,
     tag: impl Into<Cow<'static, str>>,
 ) -> Reply {
     Reply::Notice { message: message.into(), detail, tag: tag.into() }

@@ -192,6 +192,9 @@ impl ProcessControl for Control {
         let Some(registry) = self.registry.get() else { return Ok(SetEffect::Now) };
         let mut config = Config::clone(&registry.config());
         let effect = config.settings.set(name, value).map_err(|error| error.to_string())?;
+        if let SetEffect::NobodyIn(why) = &effect {
+            tracing::warn!("{why}: nobody can log in");
+        }
         let tls = name.contains("_tls_") || name.contains("_tls13_");
         let tls = tls.then(|| registry.tls().prepare(&config.settings));
         self.apply(registry, config);
@@ -204,7 +207,7 @@ impl ProcessControl for Control {
             // As in PgBouncer, the value stays: a key and its certificate are set one after the other.
             Some(Err(error)) => {
                 tracing::error!("TLS setup failed: {error}");
-                Ok(SetEffect::TlsAsBefore)
+                Ok(SetEffect::TlsAsBefore(error))
             }
         }
     }

@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::draft::{Draft, Entry, Group, Login};
 use super::keys::{DATABASE_ROWS, DatabaseKeys, PEER_ROWS, PeerKeys, USER_ROWS, current_name};
-use super::ldap::LdapOptions;
 use super::problem::{Fault, Place, Problem, nearest};
 use super::settings::{Settings, table};
 use super::table::{Misfit, SettingInfo};
@@ -88,12 +87,9 @@ impl Resolver {
             let fact = format!("is not {}; daemon counts", SyslogFacility::expected());
             self.notice(&place("syslog_facility"), "syslog_facility", &fact);
         }
-        if settings.auth_type == AuthType::Ldap {
-            let options = settings.auth_ldap_options.as_ref().map(|options| LdapOptions::parse(options.reveal()));
-            if let Some(why) = options.map_or(Some("it is not set".to_owned()), Result::err) {
-                let fact = format!("{why}: nobody can log in");
-                self.notice(&place("auth_ldap_options"), "auth_ldap_options", &fact);
-            }
+        if let Some(why) = settings.lacks_for_ldap() {
+            let blamed = if settings.auth_ldap_options.is_some() { "auth_ldap_options" } else { "auth_type" };
+            self.notices.push(format!("{}: {why}: nobody can log in", place(blamed)));
         }
         if settings.default_pool_size > 0 && settings.min_pool_size > settings.default_pool_size {
             self.notice(&place("min_pool_size"), "min_pool_size", "is more than default_pool_size, which counts");

@@ -6,6 +6,7 @@
 //! alphabetical order within PgBouncer's group, as `SHOW CONFIG` lists them. `tests/tidy.rs` fails for a row that no
 //! code reads.
 
+use super::ldap::LdapOptions;
 use super::pam;
 use super::table::{Change, Misfit, SettingInfo, settings};
 use super::values::{
@@ -275,14 +276,18 @@ pub struct Shown {
 }
 
 /// What became of a setting that the console has set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SetEffect {
     /// It holds from now on.
     Now,
+    /// It holds from now on, and nobody can log in; why.
+    NobodyIn(String),
     /// Nothing: it is read at the start only.
     NeedsRestart,
-    /// It is kept, but with it there is no TLS to be had: the old one stays in force.
-    TlsAsBefore,
+    /// Nothing: it names a file that is read at the start and by RELOAD, when the configuration file says which.
+    NeedsReload,
+    /// It is kept, but with it there is no TLS to be had, for this reason: the old one stays in force.
+    TlsAsBefore(String),
 }
 
 /// Why the console cannot set a setting.
@@ -336,7 +341,44 @@ impl Settings {
             return Err(SetError::NotInThisBuild(why));
         }
         *self = changed;
-        Ok(SetEffect::Now)
+        if matches!(name, "auth_file" | "auth_hba_file" | "auth_ident_file") {
+            return Ok(SetEffect::NeedsReload);
+        }
+        let why = if name.starts_with("auth_") { self.keeps_all_out() } else { None };
+        Ok(why.map_or(SetEffect::Now, SetEffect::NobodyIn))
+    }
+
+    /// Why nobody can log in with this auth_type, whatever a client does; the text begins with the name of a setting.
+    fn keeps_all_out(&self) -> Option<String> {
+        match self.auth_type {
+            AuthType::Cert => self.lacks_for_cert().map(str::to_owned),
+            AuthType::Ldap => self.lacks_for_ldap(),
+            _ => None,
+        }
+    }
+
+    /// What auth_type cert lacks: it is a matter of TLS.
+    pub fn lacks_for_cert(&self) -> Option<&'static str> {
+        if self.auth_type != AuthType::Cert {
+            None
+        } else if self.client_tls_sslmode != SslMode::VerifyFull {
+            Some("auth_type=cert requires client_tls_sslmode=verify-full")
+        } else if self.client_tls_ca_file.is_none() {
+            Some("auth_type=cert requires client_tls_ca_file")
+        } else {
+            None
+        }
+    }
+
+    /// What is wrong with the options of auth_type ldap.
+    pub(super) fn lacks_for_ldap(&self) -> Option<String> {
+        if self.auth_type != AuthType::Ldap {
+            return None;
+        }
+        let Some(options) = &self.auth_ldap_options else {
+            return Some("auth_ldap_options is not set, but auth_type is ldap".to_owned());
+        };
+        LdapOptions::parse(options.reveal()).err().map(|why| format!("auth_ldap_options: {why}"))
     }
 
     /// The setting this build must not run with, since connections would be less safe than it promises; and why.

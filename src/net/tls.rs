@@ -38,7 +38,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS12;
 use rustls::{ClientConfig, ServerConfig, SignatureAlgorithm, SupportedCipherSuite};
 
-use crate::config::{AuthType, Settings, SslMode, SslNegotiation};
+use crate::config::{Settings, SslMode, SslNegotiation};
 use crate::net::world;
 use certificate::Certificate;
 use offer::Words;
@@ -121,13 +121,8 @@ impl Tls {
     /// # Errors
     /// The setting or file, and what is wrong with it. Nothing has changed then.
     pub fn prepare(&self, settings: &Settings) -> Result<InForce, String> {
-        if settings.auth_type == AuthType::Cert {
-            if settings.client_tls_sslmode != SslMode::VerifyFull {
-                return Err("auth_type=cert requires client_tls_sslmode=verify-full".to_owned());
-            }
-            if settings.client_tls_ca_file.is_none() {
-                return Err("auth_type=cert requires client_tls_ca_file".to_owned());
-            }
+        if let Some(why) = settings.lacks_for_cert() {
+            return Err(why.to_owned());
         }
         let old = self.current();
         let (clients, servers) = (Materials::of_clients(settings)?, Materials::of_servers(settings)?);

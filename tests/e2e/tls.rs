@@ -305,6 +305,10 @@ fn set_takes_effect_at_once_or_says_that_it_does_not() {
     let early = console.query("SET client_tls_sslmode = 'require'");
     assert!(early.error().is_none());
     assert_eq!(console.notices, ["TLS settings could not be applied, still using old configuration"]);
+    if !support::proxy::is_pgbouncer() {
+        let notice = early.messages.iter().find(|message| message.tag == b'N').expect("there is one");
+        assert!(notice.fields()[&'D'].contains("client_tls_key_file"), "{notice:?}");
+    }
     assert!(asks(&proxy, "sslmode=disable").success);
 
     console.ok(&format!("SET client_tls_key_file = '{}'", server.key.display()));
@@ -314,6 +318,24 @@ fn set_takes_effect_at_once_or_says_that_it_does_not() {
 
     console.ok("SET client_tls_sslmode = 'disable'");
     assert!(asks(&proxy, "sslmode=disable").success);
+}
+
+#[test]
+fn set_of_auth_type_cert_without_tls_says_that_nobody_can_log_in() {
+    if support::beyond_pgbouncer() {
+        return;
+    }
+    let proxy = Proxy::start();
+    let mut console = proxy.console();
+
+    console.ok("SET auth_type = 'cert'");
+
+    let why = "auth_type=cert requires client_tls_sslmode=verify-full: nobody can log in";
+    assert_eq!(console.notices, [why]);
+    proxy.until_log(why);
+    assert_eq!(proxy.login().refusal(), "certificate authentication failed");
+    console.ok("SET auth_type = 'any'");
+    assert_eq!(console.notices.len(), 1);
 }
 
 #[test]

@@ -127,6 +127,21 @@ fn a_stats_user_may_look_and_nothing_else() {
     let restart = "listen_port is read at the start only: set it in the configuration file and restart";
     let told = [Answer::Notice(restart.to_owned()), tag("SET listen_port=7"), READY];
     assert_eq!(Bench::admin().query("SET listen_port TO '7'"), told);
+    for (text, says, tagged) in [
+        (
+            "SET auth_hba_file='/h'",
+            "auth_hba_file is read by RELOAD only: set it in the configuration file and RELOAD",
+            "SET auth_hba_file=/h",
+        ),
+        ("SET auth_type='cert'", "why: nobody can log in", "SET auth_type=cert"),
+        (
+            "SET client_tls_ciphers='x'",
+            "TLS settings could not be applied, still using old configuration",
+            "SET client_tls_ciphers=x",
+        ),
+    ] {
+        assert_eq!(Bench::admin().query(text), [Answer::Notice(says.to_owned()), tag(tagged), READY], "{text}");
+    }
     let ignored = [Answer::Notice("SET ignored".to_owned()), tag("SET"), READY];
     assert_eq!(bench.query("SET client_encoding TO 'UTF8'"), ignored);
     let help = [Answer::Notice("Console usage".to_owned()), tag("SHOW"), READY];

@@ -217,6 +217,9 @@ impl ProcessControl for Double {
         match name {
             "verbose" => Ok(SetEffect::Now),
             "listen_port" => Ok(SetEffect::NeedsRestart),
+            "auth_hba_file" => Ok(SetEffect::NeedsReload),
+            "auth_type" => Ok(SetEffect::NobodyIn("why".to_owned())),
+            "client_tls_ciphers" => Ok(SetEffect::TlsAsBefore("why".to_owned())),
             _ => Err("no such setting".to_owned()),
         }
     }

@@ -169,11 +169,19 @@ auth_ldap_options = ldapurl=ldap://h ldapport=x
     let config = load_text(text).expect("it is in order");
 
     let expected = [
-        "p.ini:5: auth_ldap_options invalid LDAP port number: \"x\": nobody can log in",
+        "p.ini:5: auth_ldap_options: invalid LDAP port number: \"x\": nobody can log in",
         "p.ini:2: a has a password without a user; it has no effect",
         "p.ini:2: a has the console for its auth_dbname; users not in auth_file cannot log in",
     ];
     assert_eq!(config.notices, expected);
+}
+
+#[test]
+fn ldap_without_options_is_told_where_ldap_is_asked_for() {
+    let config = load_text("[databases]\n* = host=x\n[pgbouncer]\nauth_type = ldap\n").expect("it is in order");
+
+    let expected = "p.ini:4: auth_ldap_options is not set, but auth_type is ldap: nobody can log in";
+    assert_eq!(config.notices, [expected]);
 }
 
 #[test]

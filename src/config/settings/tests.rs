@@ -197,6 +197,7 @@ fn the_console_sets_what_takes_effect_at_once_and_says_why_not_otherwise() {
     assert_eq!(settings.set("listen_port", "7"), Ok(SetEffect::NeedsRestart));
     assert_eq!(settings.listen_port, 6432);
     assert!(matches!(settings.set("listen_port", "x"), Err(SetError::Unfit(_))));
+    assert_eq!(settings.set("auth_hba_file", "/nosuch"), Ok(SetEffect::NeedsReload));
     assert_eq!(settings.set("auth_ldap_options", "x"), Ok(SetEffect::Now));
     assert_eq!(settings.auth_ldap_options.as_ref().map(super::super::Secret::reveal), Some("x"));
     #[cfg(not(feature = "pam"))]
@@ -218,4 +219,33 @@ fn a_reload_leaves_what_needs_a_restart_and_names_it() {
 
     assert_eq!(kept, ["listen_port", "pkt_buf"]);
     assert_eq!((next.listen_port, next.pkt_buf, next.max_client_conn), (6432, 4096, 7));
+}
+
+#[test]
+fn the_console_is_told_of_an_auth_type_that_lets_nobody_in() {
+    let lets_in = Settings {
+        auth_ldap_options: Some(super::super::Secret::new("ldapserver=h ldapbasedn=b")),
+        client_tls_sslmode: SslMode::VerifyFull,
+        client_tls_ca_file: Some("ca".into()),
+        ..Settings::default()
+    };
+    let useless = Settings { auth_ldap_options: Some(super::super::Secret::new("ldapport=x")), ..Settings::default() };
+    let set = |settings: &Settings, auth_type| match settings.clone().set("auth_type", auth_type) {
+        Ok(SetEffect::NobodyIn(why)) => why,
+        other => format!("{other:?}"),
+    };
+
+    let no_options = "auth_ldap_options is not set, but auth_type is ldap";
+    assert_eq!(set(&Settings::default(), "ldap"), no_options);
+    assert_eq!(set(&useless, "ldap"), "auth_ldap_options: invalid LDAP port number: \"x\"");
+    assert_eq!(set(&Settings::default(), "cert"), "auth_type=cert requires client_tls_sslmode=verify-full");
+    let no_ca = Settings { client_tls_ca_file: None, ..lets_in.clone() };
+    assert_eq!(set(&no_ca, "cert"), "auth_type=cert requires client_tls_ca_file");
+    for auth_type in ["ldap", "cert", "md5"] {
+        assert_eq!(set(&lets_in, auth_type), "Ok(Now)", "{auth_type}");
+    }
+
+    let mut ldap = Settings { auth_type: AuthType::Ldap, ..lets_in };
+    assert!(matches!(ldap.set("auth_ldap_options", ""), Ok(SetEffect::NobodyIn(_))));
+    assert_eq!(ldap.set("verbose", "1"), Ok(SetEffect::Now), "once is enough");
 }
