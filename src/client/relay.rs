@@ -200,11 +200,8 @@ impl<'a> Relay<'a> {
 
     fn poll_forth_to_edge(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
         loop {
-            self.look_at_client()?;
-            match flush(&mut self.server.stream, cx, &mut self.to_server, &mut self.client.inbox) {
-                Ok(true) => {}
-                Ok(false) => return Ok(()),
-                Err(error) => return Err(self.last_words(cx, error)),
+            if !self.poll_pass_forth(cx)? {
+                return Ok(());
             }
             let client = &mut *self.client;
             let missing = client.framer.missing(client.inbox.fresh());
@@ -275,15 +272,20 @@ impl<'a> Relay<'a> {
         }
     }
 
+    /// Looks at what the client has sent, and sends it on. False: the server's socket has to be waited for.
+    #[inline]
+    fn poll_pass_forth(&mut self, cx: &mut Context<'_>) -> Result<bool, Ended> {
+        self.look_at_client()?;
+        flush(&mut self.server.stream, cx, &mut self.to_server, &mut self.client.inbox)
+            .map_err(|error| self.last_words(cx, error))
+    }
+
     /// Client to server, until either socket has to be waited for.
     #[inline]
     fn poll_forth(&mut self, cx: &mut Context<'_>, reads_left: &mut u32) -> Result<(), Ended> {
         loop {
-            self.look_at_client()?;
-            match flush(&mut self.server.stream, cx, &mut self.to_server, &mut self.client.inbox) {
-                Ok(true) => {}
-                Ok(false) => return Ok(()),
-                Err(error) => return Err(self.last_words(cx, error)),
+            if !self.poll_pass_forth(cx)? {
+                return Ok(());
             }
             // A server that can part is not read for: the client's next request stands in line like any other.
             if *reads_left == 0 || self.may_part() {
