@@ -94,11 +94,12 @@
 //! | SCRAM, and the cache of its keys | `auth/scram/`, `auth/keys.rs` |
 //! | max_client_conn and its kin | `client/mod.rs`, `pool/registry/crowd.rs` |
 //! | how often one address may log in | [`client::throttle`] |
+//! | what a client hears of its server at the login | [`pool::greeting`], then `client/login.rs` |
 //! | startup parameters, `options` | [`protocol::parameters`], [`wire::startup`] |
 //! | **Traffic** | |
 //! | messages, large messages | [`wire::framing`] |
 //! | pipelines, COPY, errors in between, what is owed | [`protocol::exchange`], [`protocol::outstanding`] |
-//! | parameters that follow the client | [`protocol::parameters`] |
+//! | parameters that follow the client, their encoding | [`protocol::parameters`], `client/reports.rs` |
 //! | prepared statements | [`protocol::statements`], [`protocol::rename`], `client/prepared.rs` |
 //! | back-pressure, both directions | `client/relay.rs` |
 //! | replication connections | `client/replication.rs`; their servers: `pool/scheduler/dedicated.rs` |
@@ -166,8 +167,8 @@
 //! | counters | [`stats::counters`] | relaxed atomics, a shard for each worker |
 //!
 //! The law: std mutexes, private to their file, held for no call that could block and across no `await`; orders are
-//! carried out after unlocking; locks nest registry → pool → waiter only. What belongs to one connection (buffers,
-//! exchange, statements) belongs to the task that holds it.
+//! carried out after unlocking; locks nest registry → pool → waiter or greeting only. What belongs to one connection
+//! (buffers, exchange, statements) belongs to the task that holds it.
 //!
 //! **Threads.** Each worker is a single-threaded runtime. A client lives on one worker, and a server on loan to it is
 //! moved there if it does not live there already, so that a transaction wakes no other thread. Pools are shared in

@@ -1,8 +1,8 @@
 //! From an accepted socket to a logged-in client: who are you, which pool, welcome.
 //!
 //! ```text
-//!   hello ─► limits ─► handshake ─► database ─► pool ─► (first server, if the pool never had one) ─► greeting
-//!                                                  └──► (replication: a server of its own) ────────┘
+//!   hello ─► limits ─► handshake ─► database ─► pool ─► (a server, where nothing is known of one) ─► greeting
+//!                                                  └──► (replication: a server of its own) ───────┘
 //! ```
 //!
 //! A user or database that does not exist is found out only after the same dialogue as everybody else's, so that nobody
@@ -35,8 +35,8 @@ use crate::net::pam::Attempt;
 use crate::net::stream::Stream;
 use crate::net::tls::{PeerNames, TlsStream};
 use crate::net::{workers, world};
-use crate::pool::{Admission, Ask, Denied, Lease, NoPool, Pool, Start, Ticket, Waiter};
-use crate::protocol::parameters::{ParameterSet, classify_startup};
+use crate::pool::{Admission, Ask, Denied, Greeting, Lease, NoPool, Pool, Refusal, Start, Ticket, Waiter};
+use crate::protocol::parameters::{ParameterSet, UNREADABLE, classify_startup};
 use crate::stats::counters::bump;
 use crate::stats::lines;
 use crate::stats::roster::{ClientCard, Endpoint, EnteredClient, Names, Order};
@@ -137,6 +137,13 @@ struct Ready {
     belongings: Belongings,
     /// The server of a replication client.
     lease: Option<Lease>,
+}
+
+/// What a client that waited for its greeting has got.
+enum Had {
+    Greeting(ParameterSet),
+    Server(Lease),
+    Refusal(Refusal),
 }
 
 /// What is known of the user who logs in.
@@ -479,16 +486,16 @@ impl Arrival {
             let address = lines::Address(&self.entered.card().peer);
             wishes.push(("application_name".to_owned(), format!("{name} - {address}")));
         }
-        let (welcome, wish, lease) = match message.replication {
+        let (greeting, wish, lease) = match message.replication {
             Replication::Off => {
-                let welcome = self.welcome(&pool).await?;
-                let wish = welcome.with_wishes(&wishes);
-                (welcome, wish, None)
+                let greeting = self.greeting(&pool).await?;
+                let wish = greeting.with_wishes(&wishes);
+                (greeting, wish, None)
             }
             replication => {
                 wishes.extend(message.options.iter().map(|options| ("options".to_owned(), options.clone())));
                 let lease = self.dedicated(&pool, Start { replication, parameters: wishes }).await?;
-                (Arc::new(lease.parameters().clone()), lease.parameters().clone(), Some(lease))
+                (lease.parameters().clone(), lease.parameters().clone(), Some(lease))
             }
         };
         let wish = self.shared.interner.share(wish);
@@ -497,7 +504,7 @@ impl Arrival {
             *known = Arc::from(name);
         }
         let entry = self.cancel_key()?;
-        self.greet(&welcome, &wish, entry.key()).await?;
+        self.greet(&greeting, &wish, entry.key()).await?;
         bump(&pool.counters().shard(workers::current()).client_login_count, 1);
         let belongings = Belongings { member, admission, cancel: entry, seat };
         Ok(Ready { pool, wish, belongings, lease })
@@ -514,25 +521,75 @@ impl Arrival {
         drawn.map_err(|_| Farewell::Internal("no cancel key"))
     }
 
-    /// What the pool's servers report when they are new. A pool that never had a server has to get one first: then the
-    /// client stands in line like any other.
-    async fn welcome(&mut self, pool: &Arc<Pool>) -> Result<Arc<ParameterSet>, Farewell> {
-        if let Some(welcome) = pool.welcome() {
-            return Ok(welcome);
-        }
+    /// What the client is told of its server. Where the pool knows nothing, or nothing that is not outdated, a server
+    /// must be had first, and the client waits in line like any other: until one is opened or comes free, for
+    /// query_wait_timeout and client_login_timeout at most. Unlike PgBouncer, a full pool opens none beyond its size
+    /// for a login. Where the greeting is only doubtful, the client waits as long as a server is on its way, and is
+    /// told what is known where none is: a database that is down and a cap that is reached turn away queries, not
+    /// logins.
+    async fn greeting(&mut self, pool: &Arc<Pool>) -> Result<ParameterSet, Farewell> {
         let waiter = Waiter::new(self.entered.card().clone(), pool.clone());
-        let now = world::now();
-        self.entered.card().set_request_at(now);
-        match pool.ask(&waiter, workers::current(), now) {
-            Ask::Granted(lease) => lease.release_untouched(workers::current(), world::now()),
-            Ask::Refused(refusal) => return Err(Farewell::Refused(refusal)),
-            Ask::Waiting(mut ticket) => {
-                let stream = &mut self.stream;
-                let inbox = &mut self.inbox;
-                std::future::poll_fn(|cx| poll_welcome(&mut ticket, stream, inbox, pool, cx)).await?;
+        loop {
+            let (greeting, round) = pool.greeting();
+            if let Greeting::Current(parameters) = greeting {
+                return Ok(parameters);
+            }
+            let now = world::now();
+            self.entered.card().set_request_at(now);
+            let had = match pool.ask(&waiter, workers::current(), now) {
+                Ask::Granted(lease) => Had::Server(lease),
+                Ask::Refused(refusal) => Had::Refusal(refusal),
+                Ask::Waiting(ticket) => self.await_greeting(pool, ticket).await?,
+            };
+            match had {
+                Had::Greeting(parameters) => return Ok(parameters),
+                Had::Server(lease) => {
+                    let parameters = pool.confirm_greeting(&lease, round);
+                    lease.release_untouched(workers::current(), world::now());
+                    // Where there are none, RECONNECT came in between.
+                    if let Some(parameters) = parameters {
+                        return Ok(parameters);
+                    }
+                }
+                Had::Refusal(refusal) => {
+                    return match pool.greeting().0 {
+                        Greeting::Current(parameters) | Greeting::Doubtful(parameters) if refusal.may_pass() => {
+                            Ok(parameters)
+                        }
+                        _ => Err(Farewell::Refused(refusal)),
+                    };
+                }
             }
         }
-        pool.welcome().ok_or(Farewell::ServerCrashed(None))
+    }
+
+    /// Waits in line until there is a server, a refusal, or something to tell without either.
+    async fn await_greeting(&mut self, pool: &Pool, mut ticket: Ticket) -> Result<Had, Farewell> {
+        let (stream, inbox) = (&mut self.stream, &mut self.inbox);
+        let mut news = std::pin::pin!(pool.news());
+        std::future::poll_fn(|cx| {
+            loop {
+                match ticket.poll() {
+                    Some(Ok(lease)) => return Poll::Ready(Ok(Had::Server(lease))),
+                    Some(Err(refusal)) => return Poll::Ready(Ok(Had::Refusal(refusal))),
+                    None => {}
+                }
+                match pool.greeting().0 {
+                    Greeting::Current(parameters) => return Poll::Ready(Ok(Had::Greeting(parameters))),
+                    Greeting::Doubtful(parameters) if !pool.is_server_coming() => {
+                        return Poll::Ready(Ok(Had::Greeting(parameters)));
+                    }
+                    _ => {}
+                }
+                // What came since the last look is heard: news are listened to from when they are asked for.
+                match news.as_mut().poll(cx) {
+                    Poll::Ready(()) => news.set(pool.news()),
+                    Poll::Pending => break,
+                }
+            }
+            stream.poll_gone(cx, inbox).map(|()| Err(Farewell::ClientGone))
+        })
+        .await
     }
 
     /// A server for a replication client alone. It is opened now, not at the first request as PgBouncer does: so the
@@ -556,11 +613,14 @@ impl Arrival {
         }
     }
 
-    async fn greet(&mut self, welcome: &ParameterSet, wish: &ParameterSet, key: &CancelKey) -> Result<(), Farewell> {
+    async fn greet(&mut self, greeting: &ParameterSet, wish: &ParameterSet, key: &CancelKey) -> Result<(), Farewell> {
         let mut out = Vec::with_capacity(512);
         backend::authentication_ok(&mut out);
-        for (name, value) in welcome.iter() {
-            backend::parameter_status(&mut out, name, wish.get(name).unwrap_or(value));
+        for (name, value) in greeting.iter() {
+            let value = wish.get(name).unwrap_or(value);
+            if value != UNREADABLE {
+                backend::parameter_status(&mut out, name, value);
+            }
         }
         backend::backend_key_data(&mut out, key.pid(), key.secret());
         if let Some(notice) = &self.config.settings.login_notify_message {
@@ -644,27 +704,6 @@ pub(super) fn is_own_user(card: &ClientCard) -> bool {
         Endpoint::Unix { uid: Some(uid), .. } => uid == rustix::process::getuid().as_raw(),
         _ => false,
     }
-}
-
-fn poll_welcome(
-    ticket: &mut Ticket,
-    stream: &mut Stream,
-    inbox: &mut Inbox,
-    pool: &Pool,
-    cx: &mut std::task::Context<'_>,
-) -> Poll<Result<(), Farewell>> {
-    match ticket.poll() {
-        Some(Ok(lease)) => {
-            lease.release_untouched(workers::current(), world::now());
-            return Poll::Ready(Ok(()));
-        }
-        Some(Err(refusal)) => return Poll::Ready(Err(Farewell::Refused(refusal))),
-        None => {}
-    }
-    if pool.welcome().is_some() {
-        return Poll::Ready(Ok(()));
-    }
-    stream.poll_gone(cx, inbox).map(|()| Err(Farewell::ClientGone))
 }
 
 /// The dialogue for an auth_type. The configuration refuses the types that have none yet.

@@ -12,6 +12,7 @@
 //! - `session` ★ the loop: rest → request → acquire → relay → release; all safe points
 //! - `relay` ★ both directions between one client and one server until at rest
 //! - `prepared` the relay's part that renames prepared statements
+//! - `reports` the relay's part that notes what a server reports of its parameters
 //! - `replication` a client that has a server of its own
 //! - `showing` who answers to SHOW FDS
 //! - [`handover`] a client as it goes to a successor and comes from a predecessor
@@ -33,6 +34,7 @@ mod prepared;
 mod records;
 mod relay;
 mod replication;
+mod reports;
 mod session;
 mod showing;
 pub mod throttle;

@@ -26,13 +26,12 @@ use crate::net::world;
 use crate::pool::suspension::Phase;
 use crate::protocol::exchange::{TransactionStatus, Verdict};
 use crate::protocol::outstanding::Kind;
-use crate::protocol::parameters;
 use crate::server::Server;
 use crate::stats::counters::bump;
 use crate::stats::moment::Moment;
 use crate::stats::roster::Order;
 use crate::wire::framing::{HEADER_LEN, Header, MESSAGE_LEN_MAX, Partial, Piece};
-use crate::wire::{Backend, Frontend, backend};
+use crate::wire::{Backend, Frontend};
 
 /// A run of at most this many bytes is copied behind an outbox that has bytes, so that both leave in one send.
 const JOIN_LEN: usize = 16 * 1024;
@@ -460,18 +459,7 @@ impl<'a> Relay<'a> {
     /// ParameterStatus: what the client did to its server, it wants of any other.
     #[cold]
     fn parameter_status(&mut self, len: usize) {
-        let (client, server) = (&mut *self.client, &mut *self.server);
-        let body = server.inbox.fresh().get(HEADER_LEN..len).unwrap_or_default();
-        let Some((name, value)) = backend::parse_parameter_status(body) else { return };
-        let shared = &client.shared;
-        let wish = Some(&mut client.wish);
-        if parameters::report(name, value, &mut server.parameters, wish, &shared.tracked).is_err() {
-            server.card().close_needed.store(true, Relaxed);
-        }
-        shared.interner.share_in_place(&mut server.parameters);
-        shared.interner.share_in_place(&mut client.wish);
-        server.note_application_name(name, value);
-        client.note_application_name(name, value);
+        super::reports::note(self.client, self.server, len);
     }
 
     /// A reply: on to the client, or not; then the invented ones that were waiting for it.

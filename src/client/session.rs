@@ -25,7 +25,7 @@ use crate::net::buffers::{Inbox, Outbox};
 use crate::net::stream::Stream;
 use crate::net::{workers, world};
 use crate::pool::suspension::Phase;
-use crate::pool::{Admission, Ask, Lease, Member, Pool, Rules, Ticket, Waiter};
+use crate::pool::{Admission, Ask, Cause, Lease, Member, Pool, Rules, Ticket, Waiter};
 use crate::protocol::parameters::{self, ParameterSet};
 use crate::protocol::statements::ClientStatements;
 use crate::server::check::run_query;
@@ -427,7 +427,9 @@ impl Client {
         tracing::debug!(conn = ?lines::Tag::server(lease.card()), "{}", lines::parameters_set(sql));
         // A request to cancel that comes now is too early: it would stop the SETs, and the client would have to leave.
         lease.card().setting_parameters.store(true, SeqCst);
+        let before = lease.parameters.clone();
         let set = self.run_on(&mut lease, &sets).await?;
+        self.pool.heard(&lease, &before, Cause::Client);
         lease.card().setting_parameters.store(false, SeqCst);
         match set {
             Ok(()) => {}
@@ -441,9 +443,9 @@ impl Client {
             }
         }
         // The server may spell a value its own way: what it says from now on is what the client wants.
-        shared.interner.share_in_place(&mut lease.parameters);
         let wished = self.wish.clone();
-        parameters::adopt(&mut self.wish, &lease.parameters, &shared.tracked);
+        parameters::adopt(&mut self.wish, &mut lease.parameters, &shared.tracked);
+        shared.interner.share_in_place(&mut lease.parameters);
         for (name, value) in self.wish.iter() {
             if let Some(before) = wished.get(name).filter(|before| *before != value) {
                 tracing::debug!(conn = ?lines::Tag::client(self.card()), "{}", lines::canonical(name, before, value));

@@ -58,13 +58,14 @@ impl Pool {
 
     /// What a predecessor told new clients, unless a server of our own has told us.
     pub fn adopt_welcome(&self, welcome: ParameterSet) {
-        lock(&self.welcome).parameters.get_or_insert_with(|| Arc::new(welcome));
+        lock(&self.known).adopt(welcome);
     }
 
-    /// What a successor is to know of this pool.
+    /// What a successor is to know of this pool. A greeting that is outdated here would be told as if it were not
+    /// there.
     pub fn row(&self) -> Row {
-        let welcome =
-            self.welcome().map(|set| set.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect());
+        let welcome = lock(&self.known).current().cloned();
+        let welcome = welcome.map(|set| set.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect());
         let credential = lock(&self.credential).to_parts();
         Row {
             database: Some(self.names.database.to_string()),

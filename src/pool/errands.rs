@@ -13,7 +13,7 @@ use super::lease::{Outcome, Refusal, Turn, Waiter};
 use super::ledger::Permit;
 use super::orders::{Errand, Loan, Outlook, Purpose, Reason, Slip};
 use super::quota::Names;
-use super::{Kept, Pool, lease, lock};
+use super::{Cause, Kept, Pool, lease, lock};
 use crate::net::world;
 use crate::server::{self, ConnectError, Server};
 use crate::stats::lines::{self, Tag};
@@ -32,6 +32,8 @@ struct Opening {
     permit: Option<Permit>,
     /// The one client that the server is for.
     waiter: Option<Arc<Waiter>>,
+    /// The round of the greeting in which it began.
+    round: u64,
 }
 
 impl Drop for Opening {
@@ -45,6 +47,7 @@ impl Drop for Opening {
             None => self.pool.lock().open_refused(slip, now),
         }
         self.pool.carry_out(now);
+        self.pool.news.notify_waiters();
     }
 }
 
@@ -52,6 +55,9 @@ impl Drop for Opening {
 struct Outing {
     pool: Arc<Pool>,
     note: Option<(Permit, Loan)>,
+    cause: Cause,
+    /// What is said of a query that fails.
+    failure: &'static str,
 }
 
 impl Drop for Outing {
@@ -61,6 +67,7 @@ impl Drop for Outing {
         let now = world::now();
         self.pool.lock().server_lost(loan, now);
         self.pool.carry_out(now);
+        self.pool.news.notify_waiters();
     }
 }
 
@@ -114,22 +121,23 @@ impl Pool {
                 "taking connection from reserve_pool"
             );
         }
-        Some(Opening { pool: self.clone(), slip: Some(slip), permit: Some(permit), waiter })
+        let round = lock(&self.known).round();
+        Some(Opening { pool: self.clone(), slip: Some(slip), permit: Some(permit), waiter, round })
     }
 
     /// Runs `server_reset_query`, then the server goes home.
     pub(super) fn reset(self: &Arc<Pool>, kept: Kept, loan: Loan) {
         let queries = Vec::from_iter(self.rules().server_reset_query.clone());
-        self.send_out(kept, loan, queries, "reset query failed");
+        self.send_out(kept, loan, queries, Cause::Client, "reset query failed");
     }
 
     /// Runs `server_check_query` on a server that rested long, then it goes home.
     pub(super) fn check(self: &Arc<Pool>, mut kept: Kept, loan: Loan, now: Moment) {
-        if kept.server.has_spoken() {
+        if !self.is_undisturbed(&mut kept.server) {
             return self.discard(kept, loan, Reason::Dirty.text(), now);
         }
         match self.rules().server_check_query.clone() {
-            Some(query) => self.send_out(kept, loan, vec![query], "test query failed"),
+            Some(query) => self.send_out(kept, loan, vec![query], Cause::Server, "test query failed"),
             None => self.shelve(kept, loan, now),
         }
     }
@@ -150,11 +158,18 @@ impl Pool {
         if self.resets.load(Relaxed) {
             queries.extend(self.rules().server_reset_query.clone());
         }
-        self.send_out(kept, loan, queries, "reset query failed");
+        self.send_out(kept, loan, queries, Cause::Client, "reset query failed");
     }
 
-    /// Runs queries on a server that has no client.
-    fn send_out(self: &Arc<Pool>, kept: Kept, mut loan: Loan, queries: Vec<String>, failure: &'static str) {
+    /// Runs queries on a server that has no client. `cause` is whose doing it may be that it reports parameters then.
+    fn send_out(
+        self: &Arc<Pool>,
+        kept: Kept,
+        mut loan: Loan,
+        queries: Vec<String>,
+        cause: Cause,
+        failure: &'static str,
+    ) {
         self.lock().server_errand(&mut loan, Errand::Tested);
         kept.mark(ServerState::Tested);
         let within = match self.rules().server_connect_timeout {
@@ -163,17 +178,8 @@ impl Pool {
         };
         let home = kept.home();
         let Kept { server, permit } = kept;
-        let outing = Outing { pool: self.clone(), note: Some((permit, loan)) };
-        self.surroundings.workers.handle(home).spawn(outing.run(server, queries, within, failure));
-    }
-
-    /// A server has logged in: what it reported is what new clients are told.
-    fn take_welcome(&self, server: &Server) {
-        let mut welcome = lock(&self.welcome);
-        if welcome.stale || welcome.parameters.is_none() {
-            welcome.parameters = Some(Arc::new(server.parameters().clone()));
-            welcome.stale = false;
-        }
+        let outing = Outing { pool: self.clone(), note: Some((permit, loan)), cause, failure };
+        self.surroundings.workers.handle(home).spawn(outing.run(server, queries, within));
     }
 }
 
@@ -189,9 +195,10 @@ impl Opening {
         let (Some(slip), Some(permit)) = (self.slip.take(), self.permit.take()) else { return };
         match connected {
             Ok(server) => {
-                if self.waiter.is_none() {
-                    // One of a client's own reports what that client asked for.
-                    pool.take_welcome(&server);
+                // A client's own server reports what that client asked for. One at an address that the host has lost
+                // since is closed.
+                if self.waiter.is_none() && !server.card().close_needed.load(Relaxed) {
+                    lock(&pool.known).opened(server.parameters(), self.round);
                 }
                 let kept = Kept { server, permit };
                 kept.mark(ServerState::Idle);
@@ -212,23 +219,29 @@ impl Opening {
             }
         }
         pool.carry_out(now);
+        pool.news.notify_waiters();
     }
 }
 
 impl Outing {
-    async fn run(mut self, mut server: Box<Server>, queries: Vec<String>, within: Duration, failure: &'static str) {
+    async fn run(mut self, mut server: Box<Server>, queries: Vec<String>, within: Duration) {
+        let before = server.parameters().clone();
         for query in queries {
             let card = server.card().clone();
             server = match server::tidy(server, &query, within).await {
                 Ok(server) => server,
                 Err(error) => {
-                    tracing::warn!(conn = ?Tag::server(&card), "{failure}: {error}");
+                    tracing::warn!(conn = ?Tag::server(&card), "{}: {error}", self.failure);
                     return;
                 }
             };
         }
+        self.pool.heard(&server, &before, self.cause);
         if let Some((permit, loan)) = self.note.take() {
             self.pool.shelve(Kept { server, permit }, loan, world::now());
+            if self.cause == Cause::Server {
+                self.pool.news.notify_waiters();
+            }
         }
     }
 }

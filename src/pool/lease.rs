@@ -54,6 +54,16 @@ pub enum Refusal {
     Shutdown,
 }
 
+impl Refusal {
+    /// May a client that needs no server yet stay? One may be had later.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Refusal::QueryWaitTimeout | Refusal::ServerLoginFailed(_) | Refusal::LoginRetry(_) => true,
+            Refusal::DedicatedLoginFailed(_) | Refusal::DatabaseGone | Refusal::Killed | Refusal::Shutdown => false,
+        }
+    }
+}
+
 impl fmt::Display for Refusal {
     /// PgBouncer's words.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {

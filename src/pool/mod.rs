@@ -11,6 +11,7 @@
 //!   and [`hosts`]; all pure, simulated in `tests/sim`
 //! - [`quota`]: caps across pools, pure; `ledger` keeps it for the process and hands out permits
 //! - [`rules`]: what the configuration says of one pool
+//! - [`greeting`]: what a client that logs in is told of its server, pure
 //! - this file: the pool, and the orders turned into deeds; `errands`: the deeds that take time
 //! - [`lease`]: what a client holds while it waits, and while it has a server
 //! - [`cancel_line`]: connections that carry requests to cancel, pure; `cancels`: their tickets, and the peers
@@ -18,13 +19,14 @@
 //! - [`suspension`]: SUSPEND; `adopt`: servers that a predecessor opened, and those shown to a successor
 //!
 //! Locks are std mutexes, each private to its file, and held for no call that could block. They nest in one order only:
-//! registry, pool, waiter. Servers and permits are dropped with no lock held, since a permit's end may wake other
-//! pools.
+//! registry, pool, waiter or greeting. Servers and permits are dropped with no lock held, since a permit's end may wake
+//! other pools.
 
 mod adopt;
 pub mod cancel_line;
 mod cancels;
 mod errands;
+pub mod greeting;
 pub mod hosts;
 pub mod idle;
 pub mod lease;
@@ -43,9 +45,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, O
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 pub use adopt::{Checked, Origin};
 pub use cancels::{CancelTicket, PeerPool, PeerPoolView};
+pub use greeting::{Cause, Greeting};
 pub use lease::{Ask, Lease, Refusal, Start, Ticket, Waiter};
 pub use registry::{Admission, ControlError, DatabaseView, Denied, NoPool, Registry, Released, State, Stop, UserView};
 pub use rules::Rules;
@@ -62,6 +66,7 @@ use crate::stats::moment::Moment;
 use crate::stats::roster::{self, Endpoint, Roster, ServerCard, ServerState};
 use crate::wire::startup::Replication;
 use cancel_line::CancelLine;
+use greeting::Known;
 use idle::Held;
 use lease::{Outcome, Turn};
 use ledger::{Ledger, Permit};
@@ -124,7 +129,10 @@ pub struct Pool {
     resets: AtomicBool,
     credential: Mutex<Credential>,
     counters: Counters,
-    welcome: Mutex<Welcome>,
+    /// What new clients are told; no other lock is taken while it is held.
+    known: Mutex<Known>,
+    /// See [`Pool::news`].
+    news: Notify,
     last_error: Mutex<Option<Arc<ConnectError>>>,
     /// Servers whose client is done but for which a cancel request is still under way.
     held_back: Mutex<Vec<(Kept, Loan)>>,
@@ -135,14 +143,6 @@ pub struct Pool {
     next_worker: AtomicUsize,
     /// Since when it has had neither client nor server, in microseconds of [`Moment`]; 0 is not known.
     empty_since: AtomicU64,
-}
-
-/// What new clients are told of the server.
-#[derive(Debug, Default)]
-struct Welcome {
-    parameters: Option<Arc<ParameterSet>>,
-    /// Servers may be others by now: the next one opened is asked again.
-    stale: bool,
 }
 
 /// The row of a pool in SHOW POOLS.
@@ -180,7 +180,8 @@ impl Pool {
             credential: Mutex::new(credential),
             counters: Counters::new(surroundings.workers.count()),
             surroundings,
-            welcome: Mutex::default(),
+            known: Mutex::default(),
+            news: Notify::new(),
             last_error: Mutex::default(),
             held_back: Mutex::default(),
             members: AtomicUsize::new(0),
@@ -217,10 +218,70 @@ impl Pool {
         &self.counters
     }
 
-    /// What the first server of this pool reported at its login, for the greeting of clients. After RECONNECT the old
-    /// report stands until a new server gives another: a login must not depend on a place in a full pool.
-    pub fn welcome(&self) -> Option<Arc<ParameterSet>> {
-        lock(&self.welcome).parameters.clone()
+    /// What a client that logs in is to be told, and the round in which that is so. A client that asks for a server to
+    /// learn more hands the round to [`Pool::confirm_greeting`].
+    pub fn greeting(&self) -> (Greeting, u64) {
+        let trusted = self.lock().has_trusted_server();
+        let known = lock(&self.known);
+        let greeting = match known.current().cloned() {
+            None => Greeting::Unknown,
+            Some(parameters) if trusted => Greeting::Current(parameters),
+            Some(parameters) => Greeting::Doubtful(parameters),
+        };
+        (greeting, known.round())
+    }
+
+    /// What to tell the client that asked for a server in this round and got this one. Nothing where servers may be
+    /// others again by now.
+    pub fn confirm_greeting(&self, server: &Server, round: u64) -> Option<ParameterSet> {
+        let told = lock(&self.known).confirmed(server.parameters(), round);
+        self.news.notify_waiters();
+        told
+    }
+
+    /// Has a server of this pool ever let anybody in?
+    pub fn has_let_in(&self) -> bool {
+        lock(&self.known).is_any()
+    }
+
+    /// Is a server being opened or checked that could go to whoever waits first?
+    pub fn is_server_coming(&self) -> bool {
+        self.lock().is_server_coming()
+    }
+
+    /// Ends when, since it was called, a server has told something for the greeting, or it turned out that one that was
+    /// opened or checked could not.
+    pub fn news(&self) -> Notified<'_> {
+        self.news.notified()
+    }
+
+    /// A server on loan reports a parameter. Where it speaks of itself, new clients are told from now on.
+    pub fn reported(&self, server: &ServerCard, name: &str, value: &str) {
+        if !server.close_needed.load(Relaxed) {
+            lock(&self.known).report(name, value, Cause::Client);
+        }
+    }
+
+    /// A server that had reported `before` was listened to, or has answered a query of ours: what it says now of itself
+    /// is what new clients are told.
+    pub fn heard(&self, server: &Server, before: &ParameterSet, cause: Cause) {
+        if !server.parameters().is(before) && !server.card().close_needed.load(Relaxed) {
+            lock(&self.known).heard(before, server.parameters(), cause);
+        }
+    }
+
+    /// Is an idle server as it was left? Then what it has said meanwhile is only what others NOTIFY, and parameters.
+    #[inline]
+    fn is_undisturbed(&self, server: &mut Server) -> bool {
+        !server.has_input() || self.hear_out(server)
+    }
+
+    #[cold]
+    fn hear_out(&self, server: &mut Server) -> bool {
+        let before = server.parameters().clone();
+        let undisturbed = server.hear_at_rest();
+        self.heard(server, &before, Cause::Server);
+        undisturbed
     }
 
     /// Counts a client that is logged in, until the guard is dropped.
@@ -241,7 +302,7 @@ impl Pool {
                 return self.queue(scheduler, waiter, worker, now);
             };
             drop(scheduler);
-            if !kept.server.has_spoken() {
+            if self.is_undisturbed(&mut kept.server) {
                 bump(&self.counters.shard(worker).server_assignment_count, 1);
                 return Ask::Granted(Lease::begin(kept, loan, waiter));
             }
@@ -431,7 +492,7 @@ impl Pool {
         let members = self.members.load(Relaxed);
         let dedicated = {
             let mut scheduler = self.lock();
-            scheduler.tick(members, now, |kept| kept.server.has_spoken());
+            scheduler.tick(members, now, |kept| !self.is_undisturbed(&mut kept.server));
             scheduler.has_dedicated()
         };
         self.carry_out(now);
@@ -474,7 +535,6 @@ impl Pool {
 
     /// RECONNECT: every server open now is closed, at once or as it comes home.
     fn reconnect(self: &Arc<Pool>, now: Moment) {
-        lock(&self.welcome).stale = true;
         for host in &self.rules().hosts {
             if let Host::Tcp { host, .. } = host {
                 self.surroundings.dns.expire(host);
@@ -483,6 +543,8 @@ impl Pool {
         for card in self.server_cards() {
             card.close_needed.store(true, Relaxed);
         }
+        // Before the scheduler takes leave of what is being opened now: what it keeps then renews the greeting.
+        lock(&self.known).outdate();
         self.lock().reconnect(now);
         self.carry_out(now);
         self.drop_unwanted();
@@ -516,7 +578,7 @@ impl Pool {
             found = true;
         }
         if found {
-            lock(&self.welcome).stale = true;
+            lock(&self.known).outdate();
             self.lock().close_marked(now);
             self.carry_out(now);
             self.drop_unwanted();

@@ -418,7 +418,7 @@ impl Registry {
                 return true;
             }
             let since = *entry.inactive_since.get_or_insert(now);
-            let after = match entry.all().any(|pool| pool.welcome().is_some()) {
+            let after = match entry.all().any(|pool| pool.has_let_in()) {
                 true if databases_after.is_zero() => return true,
                 true => databases_after,
                 false => config.settings.server_login_retry,

@@ -348,6 +348,18 @@ impl<S: Held, W: Clone> Scheduler<S, W> {
         }
     }
 
+    /// Does a server stand for what was heard of PostgreSQL: one that is open, leads where new ones lead, and is
+    /// neither due for a check before it is used again nor in the middle of it? While PAUSE holds everybody up there is
+    /// none to ask, and nobody is to wait for one.
+    pub fn has_trusted_server(&self) -> bool {
+        self.gate != Gate::Open || !self.shelf.is_empty() || self.active + self.being_canceled > self.close_needed
+    }
+
+    /// Is a server on its way that could go to the first in line: one being opened, checked or reset?
+    pub fn is_server_coming(&self) -> bool {
+        self.opening + self.tested > 0
+    }
+
     /// How many are where.
     pub fn counts(&self, now: Moment) -> Counts {
         let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);

@@ -91,6 +91,14 @@ impl Client {
     fn counts(&self) -> Counts {
         self.pool.counts(world::now())
     }
+
+    /// What new clients are told of a parameter without having to wait.
+    fn told(&self, name: &str) -> Option<String> {
+        match self.pool.greeting().0 {
+            Greeting::Current(parameters) => parameters.get(name).map(str::to_owned),
+            Greeting::Doubtful(_) | Greeting::Unknown => None,
+        }
+    }
 }
 
 /// Lets other tasks and the reactor run until it is so.
@@ -123,7 +131,7 @@ async fn a_server_is_opened_once_and_lent_again_and_again() {
 
     assert_eq!(client.pool.counters().totals().server_assignment_count, 2);
     assert!(client.pool.counters().totals().wait_time > 0);
-    assert_eq!(client.pool.welcome().unwrap().get("server_version"), Some("15.0"));
+    assert_eq!(client.told("server_version").as_deref(), Some("15.0"));
     assert_eq!(postgres.logins(), 1);
 }
 
@@ -518,16 +526,20 @@ fn what_an_idle_client_holds_of_its_pool_stays_small() {
 }
 
 #[tokio::test]
-async fn a_resting_server_that_was_notified_stays_and_one_that_said_more_goes() {
+async fn a_resting_server_that_was_notified_or_reports_a_parameter_stays_and_one_that_said_more_goes() {
     let notification: (u8, &[u8]) = (b'A', b"\0\0\0\x07news\0payload\0");
     let parameter: (u8, &[u8]) = (b'S', b"TimeZone\0Asia/Tokyo\0");
+    let upgrade: (u8, &[u8]) = (b'S', b"server_version\x0016.0\0");
     let notice: (u8, &[u8]) = (b'N', b"SNOTICE\0C00000\0Mhello\0\0");
     for (unasked, logins) in [
         (&[notification][..], 1),
         (&[notification, notification], 1),
-        (&[parameter], 2),
+        (&[parameter], 1),
+        (&[upgrade], 1),
         (&[notice], 2),
-        (&[notification, parameter], 2),
+        (&[notification, parameter, notification], 1),
+        (&[parameter, notice], 2),
+        (&[parameter; 65], 2),
     ] {
         let postgres = Postgres::start_saying(unasked).await;
         let process = Process::new(&ini(&postgres, ""));
@@ -537,7 +549,70 @@ async fn a_resting_server_that_was_notified_stays_and_one_that_said_more_goes() 
         client.lease().await.release(world::now());
 
         assert_eq!(postgres.logins(), logins, "{unasked:?}");
+        let version = if unasked == [upgrade] { "16.0" } else { "15.0" };
+        assert_eq!(client.told("server_version").as_deref(), Some(version), "{unasked:?}");
     }
+}
+
+#[tokio::test]
+async fn a_server_under_way_when_reconnect_came_tells_new_clients_nothing() {
+    let postgres = Postgres::start().await;
+    let process = Process::new(&ini(&postgres, ""));
+    let client = process.client("app", "joe");
+    postgres.hold();
+    let mut ticket = client.must_wait();
+    until(|| postgres.logins() == 1).await;
+
+    postgres.upgrade("16.0");
+    process.registry.reconnect(Some("app"), world::now()).unwrap();
+    assert_eq!(client.pool.greeting().0, Greeting::Unknown);
+    postgres.let_go();
+    client.answer(&mut ticket).await.unwrap().release(world::now());
+
+    assert_eq!(postgres.logins(), 2, "the first is closed");
+    assert_eq!(client.told("server_version").as_deref(), Some("16.0"));
+}
+
+#[tokio::test]
+async fn what_is_known_is_doubtful_while_no_server_stands_for_it() {
+    let postgres = Postgres::start().await;
+    let process = Process::new(&ini(&postgres, "server_check_query = SELECT 1\nserver_check_delay = 0"));
+    let client = process.client("app", "joe");
+    let doubtful = || matches!(client.pool.greeting().0, Greeting::Doubtful(_));
+    let lease = client.lease().await;
+    assert_eq!(client.told("server_version").as_deref(), Some("15.0"));
+
+    lease.release(world::now());
+    assert!(doubtful(), "it is due for a check");
+    let ticket = client.must_wait();
+    assert!(doubtful() && client.pool.is_server_coming(), "it is being checked");
+    drop(ticket);
+    until(|| client.counts().idle == 1).await;
+    assert_eq!(client.told("server_version").as_deref(), Some("15.0"));
+
+    process.registry.pause(Some("app"), world::now()).unwrap().await;
+    assert_eq!(client.told("server_version").as_deref(), Some("15.0"), "there is nobody to ask");
+    process.registry.resume(Some("app"), world::now()).unwrap();
+    assert!(doubtful());
+}
+
+#[tokio::test]
+async fn a_lease_from_before_reconnect_confirms_nothing() {
+    let postgres = Postgres::start().await;
+    let process = Process::new(&ini(&postgres, ""));
+    let client = process.client("app", "joe");
+    let round = client.pool.greeting().1;
+    let lease = client.lease().await;
+    assert_eq!(client.pool.confirm_greeting(&lease, round).unwrap().get("server_version"), Some("15.0"));
+
+    process.registry.reconnect(Some("app"), world::now()).unwrap();
+    client.pool.reported(lease.card(), "server_version", "14.0");
+
+    assert_eq!(client.pool.confirm_greeting(&lease, round), None);
+    assert_eq!(client.pool.greeting().0, Greeting::Unknown);
+    lease.release(world::now());
+    client.lease().await.release(world::now());
+    assert_eq!(client.told("server_version").as_deref(), Some("15.0"));
 }
 
 #[tokio::test]

@@ -16,12 +16,19 @@
 //!
 //! Only [`Tracked`] parameters are followed. PgBouncer's rule for those a server does not report holds: they cannot be
 //! known, so they are left alone. Manual: "Asynchronous Operations", "SET".
+//!
+//! PostgreSQL decodes the whole text of a Query in the client_encoding in force before it runs any of it, and the
+//! client before may have left SJIS behind. So the SETs are written in ASCII, unless the server reads UTF-8 already.
+//! What a server reports is in the client_encoding in force, too; see [`read_value`].
 
+mod encoding;
 mod quoting;
 
 use std::cmp::Ordering;
 use std::sync::Arc;
 
+use self::encoding::{Escapes, Spelling};
+pub use self::encoding::{UNREADABLE, read_value};
 use self::quoting::{put_literal, split_identifiers};
 use crate::wire::startup::{Replication, StartupError, StartupMessage, parse_options};
 
@@ -207,6 +214,7 @@ pub fn difference(want: &mut ParameterSet, have: &ParameterSet, tracked: &Tracke
 #[cold]
 fn compare(want: &mut ParameterSet, have: &ParameterSet, tracked: &Tracked) -> Option<Vec<u8>> {
     let mut sql = String::new();
+    let spelling = Spelling::for_server(have);
     let mut reported = true;
     let mut theirs = have.iter().peekable();
     // Both are in the order of their names, so one walk along the two finds all pairs.
@@ -216,7 +224,7 @@ fn compare(want: &mut ParameterSet, have: &ParameterSet, tracked: &Tracked) -> O
             Some((_, value)) if value == wanted => {}
             Some((_, value)) => match tracked.find(name) {
                 Some(Follow { values: Values::Words, .. }) if value.eq_ignore_ascii_case(wanted) => {}
-                Some(follow) => put_set(&mut sql, follow, wanted),
+                Some(follow) => put_set(&mut sql, follow, wanted, spelling),
                 None => {}
             },
             None => reported &= !tracked.contains(name),
@@ -232,8 +240,11 @@ fn compare(want: &mut ParameterSet, have: &ParameterSet, tracked: &Tracked) -> O
 }
 
 /// Takes over how the server spells the values, once it has answered the SETs of [`difference`]. What the client wants
-/// and this server does not report stays.
-pub fn adopt(want: &mut ParameterSet, have: &ParameterSet, tracked: &Tracked) {
+/// and this server does not report stays. What it reports in an encoding that is not read here is what was just set.
+pub fn adopt(want: &mut ParameterSet, have: &mut ParameterSet, tracked: &Tracked) {
+    let unreadable = want.iter().filter(|(name, _)| tracked.contains(name) && have.get(name) == Some(UNREADABLE));
+    let known = unreadable.fold(have.clone(), |set, (name, value)| set.with(name, value));
+    *have = known;
     let unreported = want.iter().filter(|(name, _)| tracked.contains(name) && have.get(name).is_none());
     *want = unreported.fold(have.clone(), |set, (name, value)| set.with(name, value));
 }
@@ -306,16 +317,33 @@ pub fn classify_startup(
     Ok(wishes)
 }
 
-fn put_set(sql: &mut String, follow: &Follow, value: &str) {
+fn put_set(sql: &mut String, follow: &Follow, value: &str, spelling: Spelling) {
+    if value == UNREADABLE {
+        // The client has it from its greeting: it wants what a new session has.
+        sql.extend(["RESET ", &follow.name, ";"]);
+        return;
+    }
     sql.extend(["SET ", &follow.name, "="]);
+    if follow.name == "application_name" && spelling.escapes == Escapes::CodePoints {
+        // PostgreSQL takes any bytes for a name at a login and shows those that are not ASCII as `?` (since version 16
+        // as `\xc3`). In a SET it would refuse characters that the database's encoding does not have.
+        put_literal(sql, &in_ascii(value), spelling);
+        sql.push(';');
+        return;
+    }
     // A list is taken apart and every identifier quoted: pasted in as it is, as PgBouncer does, what a client writes
     // into its startup message would be SQL. What is no list goes as one text, for Postgres to judge.
     let list = if follow.values == Values::Identifiers { split_identifiers(value) } else { None };
     for (at, text) in list.as_deref().unwrap_or(&[value.into()]).iter().enumerate() {
         sql.push_str(if at == 0 { "" } else { "," });
-        put_literal(sql, text);
+        put_literal(sql, text, spelling);
     }
     sql.push(';');
+}
+
+/// The text with a `?` for each byte that is not ASCII.
+fn in_ascii(text: &str) -> String {
+    text.bytes().map(|byte| if byte.is_ascii() { char::from(byte) } else { '?' }).collect()
 }
 
 /// A Query message.

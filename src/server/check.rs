@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::Server;
 use crate::protocol::exchange::TransactionStatus;
 use crate::protocol::outstanding::Kind;
+use crate::protocol::parameters::read_value;
 use crate::wire::error::ErrorFields;
 use crate::wire::{Backend, backend, frontend};
 
@@ -101,8 +102,9 @@ impl Server {
     /// Notes a ParameterStatus body.
     pub(crate) fn note_parameter(&mut self, body: &[u8]) {
         if let Some((name, value)) = backend::parse_parameter_status(body) {
-            self.parameters = self.parameters.with(name, value);
-            self.note_application_name(name, value);
+            let value = read_value(value, &self.parameters);
+            self.parameters = self.parameters.with(name, &value);
+            self.note_application_name(name, &value);
         }
     }
 

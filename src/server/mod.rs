@@ -26,7 +26,7 @@ use crate::protocol::exchange::Exchange;
 use crate::protocol::parameters::ParameterSet;
 use crate::protocol::statements::ServerStatements;
 use crate::stats::roster::{EnteredServer, ServerCard};
-use crate::wire::framing::{Framer, Header, MESSAGE_LEN_MAX, Partial, Piece};
+use crate::wire::framing::{Framer, HEADER_LEN, Header, MESSAGE_LEN_MAX, Partial, Piece};
 use crate::wire::{Backend, frontend};
 
 pub use check::{TidyError, tidy};
@@ -40,6 +40,9 @@ const OWN_MESSAGE_MAX: usize = 256 * 1024;
 
 /// Reads of what an idle server has said before it is closed instead.
 const READS_AT_REST_MAX: usize = 64;
+
+/// Parameters that an idle server may report at once. PostgreSQL has fewer to report.
+const REPORTS_AT_REST_MAX: usize = 64;
 
 /// One logged-in connection to Postgres.
 #[derive(Debug)]
@@ -78,23 +81,31 @@ impl Server {
         &self.parameters
     }
 
-    /// Has it said something, or gone, while nobody asked it anything? It is then dead or dirty, as in PgBouncer. What
-    /// other sessions NOTIFY is no sign of that: those messages are dropped, because nobody has the server that they
-    /// could be for. No system call unless the reactor has seen the socket become readable.
+    /// Has an idle server said something, or gone? No system call unless the reactor has seen the socket become
+    /// readable.
     #[inline]
-    pub fn has_spoken(&mut self) -> bool {
-        (!self.inbox.is_empty() || self.stream.has_input()) && !self.was_only_notified()
+    pub fn has_input(&self) -> bool {
+        !self.inbox.is_empty() || self.stream.has_input()
     }
 
-    /// Reads what is there. Whole NotificationResponses are dropped; was there nothing else?
+    /// Reads what an idle server has said while nobody asked it anything. What other sessions NOTIFY is dropped,
+    /// because nobody has the server that it could be for; ParameterStatus is noted. False where it said anything else,
+    /// or has gone: it is dead or dirty then, as in PgBouncer.
     #[cold]
-    fn was_only_notified(&mut self) -> bool {
+    pub fn hear_at_rest(&mut self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
+        let mut reports_left = REPORTS_AT_REST_MAX;
         for _ in 0..READS_AT_REST_MAX {
-            while let Some(len) = self.notification_len() {
+            while let Some((tag, len)) = self.message_at_rest() {
+                if tag == Backend::ParameterStatus {
+                    let Some(left) = reports_left.checked_sub(1) else { return false };
+                    reports_left = left;
+                    let body = self.inbox.fresh()[HEADER_LEN..len].to_vec();
+                    self.note_parameter(&body);
+                }
                 self.inbox.skip(len);
             }
-            if !self.inbox.is_empty() && !self.begins_with_notification() {
+            if !self.inbox.is_empty() && !self.may_rest_on() {
                 return false;
             }
             match self.stream.poll_fill(&mut cx, &mut self.inbox) {
@@ -106,15 +117,18 @@ impl Server {
         false
     }
 
-    /// Length of the whole NotificationResponse that comes next, if one does.
-    fn notification_len(&self) -> Option<usize> {
-        let header = Header::parse(self.inbox.fresh(), OWN_MESSAGE_MAX).ok().flatten()?;
-        let whole = header.len <= self.inbox.fresh().len();
-        (self.begins_with_notification() && whole).then_some(header.len)
+    /// The message that comes next and its length, where it is one that an idle server may send, and whole.
+    fn message_at_rest(&self) -> Option<(Backend, usize)> {
+        let fresh = self.inbox.fresh();
+        let header = Header::parse(fresh, OWN_MESSAGE_MAX).ok().flatten()?;
+        let tag = Backend::from_byte(header.tag)?;
+        (self.may_rest_on() && header.len <= fresh.len()).then_some((tag, header.len))
     }
 
-    fn begins_with_notification(&self) -> bool {
-        self.inbox.fresh().first() == Some(&(Backend::NotificationResponse as u8))
+    /// Is what comes next, or begins to, something that an idle server may send?
+    fn may_rest_on(&self) -> bool {
+        let tag = self.inbox.fresh().first().and_then(|tag| Backend::from_byte(*tag));
+        matches!(tag, Some(Backend::NotificationResponse | Backend::ParameterStatus))
     }
 
     /// Moves the socket to the calling worker's reactor, if it is not there.

@@ -51,11 +51,12 @@ pub fn close_complete(out: &mut Vec<u8>) {
     message(out, Backend::CloseComplete, b"");
 }
 
-/// The name and value in a ParameterStatus body. `None` where it is broken or not UTF-8.
-pub fn parse_parameter_status(body: &[u8]) -> Option<(&str, &str)> {
+/// The name and value in a ParameterStatus body. The value is in the session's client_encoding, whatever that is.
+/// `None` where the body is broken, not whole, or has no readable name.
+pub fn parse_parameter_status(body: &[u8]) -> Option<(&str, &[u8])> {
     let mut parts = body.split(|byte| *byte == 0);
     let name = std::str::from_utf8(parts.next()?).ok()?;
-    let value = std::str::from_utf8(parts.next()?).ok()?;
+    let value = parts.next()?;
     // A well-formed body ends in a NUL, so there is one more, empty, part.
     parts.next()?;
     Some((name, value))

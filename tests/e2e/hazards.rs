@@ -24,6 +24,10 @@
 //! | | slow logins, half-open floods, endless handshakes | `floods` |
 //! | | storms of logins, made-up databases | `limits`, `floods` |
 //! | | TLS that was meant for another protocol | `encryption`, `tls` |
+//! | reported | an encoding left behind misreads or breaks the next client's parameters | `session_state` |
+//! | | a value in such an encoding, or a very long one, stays with the next client | `session_state`, `hostile` |
+//! | | a client changes what others are told at their login | `greeting` |
+//! | reported | after a failover, logins hear of the old server for ever | `greeting` |
 //! | | bytes slipped into an encrypted session, new keys without end | `encryption` |
 //!
 //! What does not apply:

@@ -383,6 +383,33 @@ fn what_a_server_says_while_idle_reaches_nobody() {
 }
 
 #[test]
+fn a_parameter_too_long_to_be_followed_is_not_left_to_the_next_client() {
+    if support::beyond_pgbouncer() {
+        return;
+    }
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&connections);
+    let (proxy, _server) = before(move |mut wire| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        wire.send(Script::new().message(b'R', &[0; 4]).message(b'K', &[0, 0, 0, 1, 0, 0, 0, 2]));
+        wire.send(Script::new().message(b'S', b"search_path\0public\0").message(b'Z', b"I"));
+        while let Some(Message { tag, .. }) = wire.next() {
+            if tag == b'Q' {
+                let long = [b"search_path\0".as_slice(), &[b'x'; 20_000], b"\0"].concat();
+                wire.send(Script::new().message(b'S', &long).message(b'C', b"SET\0").message(b'Z', b"I"));
+            }
+        }
+    });
+
+    for number in 1..=3 {
+        let mut client = proxy.client();
+        assert_eq!(client.query("SET search_path TO long").shape(), "CZ");
+        assert_eq!(connections.load(Ordering::SeqCst), number, "each has a server of its own");
+        client.leave();
+    }
+}
+
+#[test]
 fn a_query_answered_in_the_middle_of_another_message_does_not_end_the_conversation() {
     let proxy = Setup::new().set("default_pool_size", 1).start();
     let mut client = proxy.client();

@@ -17,6 +17,7 @@ mod dns;
 mod drivers;
 mod environment;
 mod exporters;
+mod greeting;
 mod hazards;
 mod hba;
 mod health;

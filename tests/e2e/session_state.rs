@@ -1,6 +1,6 @@
 //! What a client has set stays with the client, whichever server it gets.
 
-use crate::support::{Client, Postgres, Proxy, Setup, eventually};
+use crate::support::{self, Client, Login, Postgres, Proxy, Setup, eventually};
 
 /// Two clients of one server.
 fn pair(setup: Setup) -> (Proxy, Client, Client) {
@@ -103,6 +103,67 @@ fn the_encoding_is_the_clients() {
         let row = |client: &mut Client| client.ok("SELECT chr(233)").messages[1].values()[0].clone().unwrap();
         assert_eq!(row(&mut latin), [0xe9]);
         assert_eq!(row(&mut unicode), "é".as_bytes());
+    }
+}
+
+#[test]
+fn an_encoding_that_one_client_left_does_not_misread_the_parameters_of_the_next() {
+    if support::beyond_pgbouncer() {
+        return;
+    }
+    let server = Postgres::shared();
+    // The encoding of the database, and those that a client can have there.
+    for (database, encodings) in [
+        ("UTF8", &["SJIS", "EUC_JP", "LATIN1", "GB18030", "UHC", "SQL_ASCII", "UTF8"][..]),
+        ("SQL_ASCII", &["SJIS", "EUC_JP", "LATIN1", "UTF8", "SQL_ASCII"]),
+        ("LATIN1", &["UTF8", "LATIN1", "MULE_INTERNAL", "SQL_ASCII"]),
+        ("EUC_JP", &["SJIS", "UTF8", "EUC_JP", "SQL_ASCII"]),
+    ] {
+        let name = server.database(&format!("ENCODING '{database}' LC_COLLATE 'C' LC_CTYPE 'C'"));
+        let setup = Setup::new().set("default_pool_size", 1).database("app", &format!("dbname={name}"));
+        let proxy = setup.start();
+        let mut leaves = proxy.client();
+        for encoding in encodings {
+            for name in ["café", "à", "日本語", "naïve \\ 'x'", "Ａ…ß", "한국 😀", "plain"] {
+                let direct = Login::to(server.port).user(&proxy.role).database("e2e");
+                let shown = direct.parameter("application_name", name).client().value("SHOW application_name");
+                leaves.ok(&format!("SET client_encoding TO '{encoding}'"));
+
+                let mut next = proxy.login().parameter("application_name", name).client();
+
+                let what = format!("{name} after {encoding} in {database}");
+                assert_eq!(next.query("SHOW application_name").rows(), [[Some(shown)]], "{what}");
+                assert_eq!(next.value("SHOW client_encoding"), database, "{what}");
+                assert_eq!(leaves.value("SHOW client_encoding"), *encoding, "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_client_has_set_in_another_encoding_is_not_left_to_the_next() {
+    if support::beyond_pgbouncer() {
+        return;
+    }
+    let setup = Setup::new().set("track_extra_parameters", "session_authorization");
+    let user = setup.role().to_owned();
+    let mut admin = Postgres::shared().admin();
+    // Only a session that a superuser has begun can become another user's.
+    admin.ok(&format!("ALTER ROLE {user} SUPERUSER; CREATE ROLE \"é{user}\"; CREATE ROLE \"日{user}\""));
+    let (_proxy, mut one, mut other) = pair(setup);
+    let is_another = format!("SELECT session_user <> '{user}'");
+
+    // In which encoding it is set, which character its name begins with, and whether that is read.
+    for (encoding, code, follows) in
+        [("EUC_JP", 26085, "f"), ("GB18030", 26085, "f"), ("UTF8", 26085, "t"), ("LATIN1", 233, "t")]
+    {
+        one.ok(&format!("SET client_encoding TO '{encoding}'"));
+        let became = format!("SELECT set_config('session_authorization', chr({code}) || '{user}', false)");
+        one.ok(&became);
+
+        assert_eq!(other.value(&is_another), "f", "{encoding}");
+        assert_eq!(one.value(&is_another), follows, "{encoding}");
+        one.ok("RESET session_authorization");
     }
 }
 

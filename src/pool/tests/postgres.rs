@@ -1,7 +1,7 @@
 //! As much of Postgres as a pool can tell: it lets everybody but `stranger` in and answers every query with nothing.
 
 use std::net::Ipv4Addr;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -19,6 +19,11 @@ struct Seen {
     goodbyes: AtomicUsize,
     queries: Mutex<Vec<String>>,
     hang_up: Notify,
+    /// What it calls itself to who logs in; empty is 15.0.
+    version: Mutex<String>,
+    /// Are logins kept waiting for their answer?
+    holds: AtomicBool,
+    let_go: Notify,
     /// Follows the first ReadyForQuery.
     unasked: Vec<u8>,
 }
@@ -60,6 +65,22 @@ impl Postgres {
         self.seen.queries.lock().unwrap().clone()
     }
 
+    /// Is of this version from now on.
+    pub(super) fn upgrade(&self, version: &str) {
+        version.clone_into(&mut self.seen.version.lock().unwrap());
+    }
+
+    /// Keeps logins waiting for their answer, which is made when they come.
+    pub(super) fn hold(&self) {
+        self.seen.holds.store(true, Relaxed);
+    }
+
+    /// Gives those that wait their answer, and holds nobody any more.
+    pub(super) fn let_go(&self) {
+        self.seen.holds.store(false, Relaxed);
+        self.seen.let_go.notify_waiters();
+    }
+
     /// Ends every backend, as a crash does.
     pub(super) fn hang_up(&self) {
         self.seen.hang_up.notify_waiters();
@@ -81,12 +102,17 @@ async fn converse(mut stream: TcpStream, seen: &Seen) -> std::io::Result<()> {
     if String::from_utf8_lossy(&startup).contains("stranger") {
         return stream.write_all(&message(b'E', b"SFATAL\0C28000\0Mno stranger here\0\0")).await;
     }
-    seen.logins.fetch_add(1, Relaxed);
+    let version = Some(seen.version.lock().unwrap().clone()).filter(|version| !version.is_empty());
     let mut greeting = message(b'R', &[0, 0, 0, 0]);
-    greeting.extend(message(b'S', b"server_version\x0015.0\0"));
+    greeting.extend(message(b'S', format!("server_version\0{}\0", version.as_deref().unwrap_or("15.0")).as_bytes()));
     greeting.extend(message(b'K', &[0, 0, 0, 1, 0, 0, 0, 2]));
     greeting.extend(message(b'Z', b"I"));
     greeting.extend(&seen.unasked);
+    let let_go = seen.let_go.notified();
+    seen.logins.fetch_add(1, Relaxed);
+    if seen.holds.load(Relaxed) {
+        let_go.await;
+    }
     stream.write_all(&greeting).await?;
     loop {
         let tag = stream.read_u8().await?;

@@ -5,26 +5,36 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// Appends `text` as a literal that means the same whether standard_conforming_strings is on or off, in every encoding.
-pub(super) fn put_literal(sql: &mut String, text: &str) {
+use super::encoding::{Escapes, Spelling};
+
+/// Appends `text` as a literal that means the same whether standard_conforming_strings is on or off.
+pub(super) fn put_literal(sql: &mut String, text: &str, spelling: Spelling) {
     // In some encodings (SJIS, BIG5, GBK) a backslash can be the second half of a character and then takes nothing's
     // meaning away; a quote never can. So a text with backslashes is written in ASCII only.
-    let escape = text.contains('\\');
+    let escape = text.contains('\\') || !(spelling.plain || text.is_ascii());
     sql.push_str(if escape { "E'" } else { "'" });
     for char in text.chars() {
         match char {
             '\'' => sql.push_str("''"),
             '\\' => sql.push_str("\\\\"),
-            _ if escape && !char.is_ascii() => {
-                let mut bytes = [0; 4];
-                for byte in char.encode_utf8(&mut bytes).bytes() {
-                    write!(sql, "\\x{byte:02x}").expect("a String takes everything");
-                }
-            }
+            _ if escape && !char.is_ascii() => put_escape(sql, char, spelling.escapes),
             _ => sql.push(char),
         }
     }
     sql.push('\'');
+}
+
+fn put_escape(sql: &mut String, char: char, escapes: Escapes) {
+    let code = u32::from(char);
+    let written = match escapes {
+        Escapes::Bytes => {
+            let mut bytes = [0; 4];
+            char.encode_utf8(&mut bytes).bytes().try_for_each(|byte| write!(sql, "\\x{byte:02x}"))
+        }
+        Escapes::CodePoints if code <= 0xffff => write!(sql, "\\u{code:04x}"),
+        Escapes::CodePoints => write!(sql, "\\U{code:08x}"),
+    };
+    written.expect("a String takes everything");
 }
 
 /// The identifiers in a list as Postgres reads and reports it: bare ones folded to lower case, quoted ones as they are.
@@ -82,47 +92,71 @@ mod tests {
 
     use super::*;
 
-    fn literal(text: &str) -> String {
+    const SPELLINGS: [Spelling; 4] = [
+        Spelling { plain: true, escapes: Escapes::Bytes },
+        Spelling { plain: true, escapes: Escapes::CodePoints },
+        Spelling { plain: false, escapes: Escapes::Bytes },
+        Spelling { plain: false, escapes: Escapes::CodePoints },
+    ];
+
+    fn literal(text: &str, spelling: Spelling) -> String {
         let mut sql = String::new();
-        put_literal(&mut sql, text);
+        put_literal(&mut sql, text, spelling);
         sql
     }
 
-    /// Reads a literal as Postgres does with standard_conforming_strings on or off.
+    fn plain(text: &str) -> String {
+        literal(text, SPELLINGS[0])
+    }
+
+    /// Reads a literal as Postgres does with standard_conforming_strings on or off, in a database in UTF-8.
     fn read_literal(sql: &str, standard: bool) -> Vec<u8> {
         let escapes = sql.starts_with('E') || !standard;
         let inside = sql.trim_start_matches('E').strip_prefix('\'').unwrap().strip_suffix('\'').unwrap();
         let mut bytes = inside.bytes();
         let mut out = Vec::new();
+        let hex = |bytes: &mut std::str::Bytes<'_>, digits: usize| {
+            let digits: Vec<u8> = bytes.take(digits).collect();
+            u32::from_str_radix(std::str::from_utf8(&digits).unwrap(), 16).unwrap()
+        };
         while let Some(byte) = bytes.next() {
-            out.push(match byte {
+            match byte {
                 b'\'' => {
                     assert_eq!(bytes.next(), Some(b'\''), "{sql} ends early");
-                    b'\''
+                    out.push(b'\'');
                 }
                 b'\\' if escapes => match bytes.next().unwrap() {
-                    b'x' => {
-                        let digits = [bytes.next().unwrap(), bytes.next().unwrap()];
-                        u8::from_str_radix(std::str::from_utf8(&digits).unwrap(), 16).unwrap()
+                    b'x' => out.push(hex(&mut bytes, 2) as u8),
+                    size @ (b'u' | b'U') => {
+                        let code = hex(&mut bytes, if size == b'u' { 4 } else { 8 });
+                        out.extend(char::from_u32(code).unwrap().to_string().bytes());
                     }
-                    escaped => escaped,
+                    escaped => out.push(escaped),
                 },
-                _ => byte,
-            });
+                _ => out.push(byte),
+            }
         }
         out
     }
 
     #[test]
     fn a_literal_is_plain_where_it_can_be() {
-        assert_eq!(literal("O'Neill"), "'O''Neill'");
-        assert_eq!(literal("café"), "'café'");
-        assert_eq!(literal(r"a\'b"), r"E'a\\''b'");
+        assert_eq!(plain("O'Neill"), "'O''Neill'");
+        assert_eq!(plain("café"), "'café'");
+        assert_eq!(plain(r"a\'b"), r"E'a\\''b'");
     }
 
     #[test]
     fn a_backslash_never_follows_a_byte_that_could_swallow_it() {
-        assert_eq!(literal("\u{3042}\\'"), r"E'\xe3\x81\x82\\'''");
+        assert_eq!(plain("\u{3042}\\'"), r"E'\xe3\x81\x82\\'''");
+    }
+
+    #[test]
+    fn what_another_encoding_could_misread_is_written_in_ascii() {
+        let [_, _, bytes, code_points] = SPELLINGS.map(|spelling| literal("it's café 😀", spelling));
+
+        assert_eq!(bytes, r"E'it''s caf\xc3\xa9 \xf0\x9f\x98\x80'");
+        assert_eq!(code_points, r"E'it''s caf\u00e9 \U0001f600'");
     }
 
     #[test]
@@ -140,8 +174,10 @@ mod tests {
     proptest! {
         #[test]
         fn a_literal_means_its_text_with_either_setting(text in r"[^\x00]{0,20}|[a'\\é]{0,20}") {
-            for standard in [true, false] {
-                let read = read_literal(&literal(&text), standard);
+            for (standard, spelling) in [true, false].into_iter().flat_map(|on| SPELLINGS.map(|how| (on, how))) {
+                let literal = literal(&text, spelling);
+                prop_assert!(spelling.plain || literal.is_ascii());
+                let read = read_literal(&literal, standard);
                 prop_assert_eq!(std::str::from_utf8(&read), Ok(text.as_str()));
             }
         }

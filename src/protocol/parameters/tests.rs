@@ -124,7 +124,7 @@ fn another_spelling_by_the_server_costs_one_set_and_no_more() {
     assert_eq!(sql(&want, &have, &tracked).as_deref(), Some("SET DateStyle='ISO';"));
 
     // The server was at `ISO, MDY` all along and reports nothing; it only answers.
-    adopt(&mut want, &have, &tracked);
+    adopt(&mut want, &mut have, &tracked);
 
     assert!(want.is(&have));
     assert_eq!(want.get("DateStyle"), Some("ISO, MDY"));
@@ -133,7 +133,7 @@ fn another_spelling_by_the_server_costs_one_set_and_no_more() {
     want = want.with("TimeZone", "utc+0");
     assert!(sql(&want, &have, &tracked).is_some());
     report("TimeZone", "Etc/UTC", &mut have, Some(&mut want), &tracked).unwrap();
-    adopt(&mut want, &have, &tracked);
+    adopt(&mut want, &mut have, &tracked);
 
     assert_eq!(want.get("TimeZone"), Some("Etc/UTC"));
     assert_eq!(difference(&mut want, &have, &tracked), None);
@@ -141,10 +141,10 @@ fn another_spelling_by_the_server_costs_one_set_and_no_more() {
 
 #[test]
 fn what_this_server_does_not_report_is_still_wanted_from_the_next() {
-    let old_server = set(&[("DateStyle", "ISO, MDY"), ("client_encoding", "UTF8")]);
+    let mut old_server = set(&[("DateStyle", "ISO, MDY"), ("client_encoding", "UTF8")]);
     let mut want = reported().with("DateStyle", "SQL");
 
-    adopt(&mut want, &old_server, &tracked(&["search_path"]));
+    adopt(&mut want, &mut old_server, &tracked(&["search_path"]));
 
     assert_eq!(want.get("DateStyle"), Some("ISO, MDY"));
     assert_eq!(want.get("TimeZone"), Some("Europe/Berlin"));
@@ -207,6 +207,86 @@ fn a_search_path_is_set_identifier_by_identifier() {
     assert_eq!(set_to(r#""""#), "SET search_path='';");
     assert_eq!(set_to(""), "SET search_path='';");
     assert_eq!(set_to("a; DROP TABLE x"), "SET search_path='a; DROP TABLE x';");
+}
+
+/// What a server has with these encodings, its own and the one that a client before has left.
+fn left_in(client_encoding: &str, server_encoding: &str) -> ParameterSet {
+    reported().with("client_encoding", client_encoding).with("server_encoding", server_encoding)
+}
+
+#[test]
+fn after_a_client_with_another_encoding_the_sets_are_in_ascii() {
+    let want = |have: &ParameterSet| have.with("client_encoding", "UTF8").with("application_name", "café");
+    let set_from = |have: ParameterSet| sql(&want(&have), &have, &tracked(&[])).unwrap();
+
+    for left in ["SJIS", "EUC_JP", "LATIN1", "GB18030", "SQL_ASCII"] {
+        for database in ["UTF8", "SQL_ASCII"] {
+            assert_eq!(
+                set_from(left_in(left, database)),
+                r"SET application_name=E'caf\xc3\xa9';SET client_encoding='UTF8';",
+                "{left} in {database}"
+            );
+        }
+    }
+    assert_eq!(set_from(left_in("UTF8", "UTF8")), "SET application_name='café';");
+}
+
+#[test]
+fn a_name_that_the_database_may_not_have_characters_for_is_in_ascii() {
+    for left in ["UTF8", "LATIN1", "SJIS"] {
+        let have = left_in(left, "LATIN1");
+
+        assert_eq!(
+            sql(&have.with("application_name", "日é\\"), &have, &tracked(&[])).as_deref(),
+            Some(r"SET application_name=E'?????\\';"),
+            "{left}"
+        );
+    }
+}
+
+#[test]
+fn other_texts_are_converted_for_the_database_by_postgresql() {
+    let tracked = tracked(&["search_path"]);
+    let have = left_in("EUC_JP", "EUC_JP").with("search_path", "public");
+
+    assert_eq!(
+        sql(&have.with("search_path", "日, 😀"), &have, &tracked).as_deref(),
+        Some(r"SET search_path=E'\u65e5',E'\U0001f600';")
+    );
+}
+
+#[test]
+fn what_could_not_be_read_on_a_server_is_set_for_whoever_comes_next() {
+    let tracked = tracked(&["search_path"]);
+    let mut server = reported().with("search_path", "public");
+    let next = server.clone();
+
+    report("search_path", UNREADABLE, &mut server, None, &tracked).unwrap();
+
+    assert_eq!(sql(&next, &server, &tracked).as_deref(), Some("SET search_path='public';"));
+}
+
+#[test]
+fn a_client_greeted_with_what_cannot_be_read_gets_what_a_new_session_has() {
+    let tracked = tracked(&["search_path"]);
+    let want = reported().with("search_path", UNREADABLE);
+
+    assert_eq!(sql(&want, &want, &tracked), None);
+    assert_eq!(sql(&want, &want.with("search_path", "a"), &tracked).as_deref(), Some("RESET search_path;"));
+}
+
+#[test]
+fn what_was_set_is_known_where_the_answer_cannot_be_read() {
+    let tracked = tracked(&["search_path"]);
+    let mut have = left_in("SJIS", "UTF8").with("search_path", "public");
+    let mut want = have.with("search_path", "é");
+    assert!(sql(&want, &have, &tracked).is_some());
+
+    report("search_path", UNREADABLE, &mut have, None, &tracked).unwrap();
+    adopt(&mut want, &mut have, &tracked);
+
+    assert_eq!((want.get("search_path"), have.get("search_path")), (Some("é"), Some("é")));
+    assert_eq!(difference(&mut want, &have, &tracked), None);
 }
 
 #[test]
@@ -274,7 +354,7 @@ proptest! {
         had in prop::collection::vec(("[abcd]|TimeZone|application_name", "[aB'\\\\]{0,3}"), 0..6),
     ) {
         let collect = |pairs: &[(String, String)]| pairs.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
-        let (mut want, have): (ParameterSet, ParameterSet) = (collect(&wanted), collect(&had));
+        let (mut want, mut have): (ParameterSet, ParameterSet) = (collect(&wanted), collect(&had));
         let tracked = tracked(&["a", "C"]);
 
         let differ = want.iter().any(|(name, value)| {
@@ -284,9 +364,24 @@ proptest! {
             tracked.contains(name) && theirs.is_some_and(|theirs| !equal(theirs))
         });
         prop_assert_eq!(difference(&mut want, &have, &tracked).is_some(), differ);
-        adopt(&mut want, &have, &tracked);
+        adopt(&mut want, &mut have, &tracked);
 
         prop_assert_eq!(difference(&mut want, &have, &tracked), None);
+    }
+
+    #[test]
+    fn a_set_is_read_alike_whatever_encoding_was_left_behind(
+        values in prop::collection::vec("[a-z]{0,2}[éß日本\u{ff71}😀]{0,3}['\\\\\"]{0,2}", 2),
+        left in prop::sample::select(vec!["UTF8", "SJIS", "EUC_JP", "LATIN1", "GB18030", "SQL_ASCII"]),
+        database in prop::sample::select(vec!["UTF8", "SQL_ASCII", "EUC_JP", "LATIN1"]),
+    ) {
+        let tracked = tracked(&["x.text"]);
+        let have = left_in(left, database).with("x.text", "");
+        let want = have.with("application_name", &values[0]).with("x.text", &values[1]).with("client_encoding", "UTF8");
+
+        if let Some(text) = sql(&want, &have, &tracked) {
+            prop_assert!(left == "UTF8" || text.is_ascii(), "{}", text);
+        }
     }
 
     #[test]

@@ -83,7 +83,29 @@ impl Postgres {
         })
     }
 
-    #[expect(clippy::zombie_processes, reason = "the warden ends it, after this process has ended")]
+    /// A new hot standby of the run's server, for one test: it may be promoted.
+    pub(crate) fn standby() -> Postgres {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let primary = Postgres::shared();
+        let name = format!("standby-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let data = warden().dir().join(&name);
+        let copied = command_as_account(&bindir().join("pg_basebackup"))
+            .current_dir(warden().dir())
+            .args(["-h", "127.0.0.1", "-U", "postgres", "-R", "-X", "stream", "-c", "fast", "--no-sync", "-p"])
+            .arg(primary.port.to_string())
+            .arg("-D")
+            .arg(&data)
+            .output()
+            .expect("pg_basebackup runs");
+        assert!(copied.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&copied.stderr));
+        Postgres::run(&name, free_port())
+    }
+
+    /// Makes a standby a primary.
+    pub(crate) fn promote(&self) {
+        assert_eq!(self.admin().value(&format!("SELECT pg_promote(true, {})", PATIENCE.as_secs())), "t");
+    }
+
     fn start(name: &str, more: &str, hba: &str) -> Postgres {
         let dir = warden().dir();
         let data = dir.join(name);
@@ -99,12 +121,22 @@ impl Postgres {
         let settings = format!("{CONF}port = {port}\nunix_socket_directories = '{}'\n{more}", dir.display());
         fs::write(data.join("postgresql.auto.conf"), settings).unwrap();
         fs::write(data.join("pg_hba.conf"), hba).unwrap();
+        let postgres = Postgres::run(name, port);
+        postgres.furnish();
+        postgres
+    }
+
+    /// Runs the server whose data folder has this name, and waits until it lets somebody in.
+    #[expect(clippy::zombie_processes, reason = "the warden ends it, after this process has ended")]
+    fn run(name: &str, port: u16) -> Postgres {
+        let dir = warden().dir();
         let log_file = dir.join(format!("{name}.log"));
         let log = fs::File::create(&log_file).unwrap();
         let server = command_as_account(&bindir().join("postgres"))
             .current_dir(dir)
             .arg("-D")
-            .arg(&data)
+            .arg(dir.join(name))
+            .args(["-c", &format!("port={port}")])
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
@@ -113,7 +145,6 @@ impl Postgres {
 
         let postgres = Postgres { port, socket_dir: dir.to_path_buf() };
         postgres.await_start(&log_file);
-        postgres.furnish();
         postgres
     }
 
@@ -149,6 +180,14 @@ impl Postgres {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let name = format!("app{}", NEXT.fetch_add(1, Ordering::Relaxed));
         self.admin().ok(&format!("CREATE ROLE {name} LOGIN"));
+        name
+    }
+
+    /// A new database, with these options of CREATE DATABASE.
+    pub(crate) fn database(&self, options: &str) -> String {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let name = format!("own{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        self.admin().ok(&format!("CREATE DATABASE {name} TEMPLATE template0 {options}"));
         name
     }
 

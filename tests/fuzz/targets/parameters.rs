@@ -19,6 +19,6 @@ fuzz_target!(|text: &str| {
             1 + message[1..5].iter().filter(|b| **b == 0).count()
         );
     }
-    adopt(&mut want, &have, &tracked);
+    adopt(&mut want, &mut have, &tracked);
     assert_eq!(difference(&mut want, &have, &tracked), None);
 });
