@@ -9,8 +9,8 @@
 //!
 //! All of it leaves in one send with what follows. The unnamed statement, portals and everything else go through
 //! unchanged, as does all of it in session mode. What was booked for a message that the server then drops, because one
-//! before it failed, is taken back ([`take_back`]). A Bind of a statement that a batch before it has yet to prepare waits
-//! for that ([`must_wait`]). After a client's own PREPARE, DEALLOCATE and their like nothing that the server had before
+//! before it failed, is taken back ([`take_back`]). A Bind of a statement that a batch before it has yet to prepare
+//! waits for that ([`must_wait`]). After a client's own PREPARE, DEALLOCATE and their like nothing that the server had before
 //! is relied on ([`distrust`]).
 
 use std::collections::HashSet;
@@ -61,33 +61,34 @@ enum Change {
     Replaced,
 }
 
-/// Must this message of the client's wait, because it needs a statement of which a batch before it may yet fail to
-/// prepare it? Its answer is on its way. (In a COPY it is not: the server may wait for the client.)
+/// Must the client's next message wait for an answer that is on its way? A Bind or Describe of a statement must where a
+/// batch before it may yet fail to prepare it; a Parse must where its name is in use and DISCARD ALL or the like may
+/// just be dropping it. (In a COPY no answer may come: the server may wait for the client.)
 #[inline]
 pub(super) fn must_wait(relay: &Relay<'_>) -> bool {
     let exchange = &relay.server.exchange;
-    exchange.has_booked() && !exchange.copying_in() && !exchange.is_undecided() && needs_doubtful(relay)
+    let may = exchange.has_booked() || exchange.is_changing_statements();
+    may && !exchange.copying_in() && !exchange.is_undecided() && depends_on_answer(relay)
 }
 
 #[cold]
-fn needs_doubtful(relay: &Relay<'_>) -> bool {
-    let client = &relay.client;
-    let Some((head, body)) = client.inbox.fresh().split_at_checked(HEADER_LEN) else { return false };
+fn depends_on_answer(relay: &Relay<'_>) -> bool {
+    let (client, exchange) = (&relay.client, &relay.server.exchange);
     if !client.framer.between_messages() || !client.renames_statements() {
         return false;
     }
-    let name = match Frontend::from_byte(head[0]) {
+    let Some((head, body)) = client.inbox.fresh().split_at_checked(HEADER_LEN) else { return false };
+    let (name, parses) = match Frontend::from_byte(head[0]) {
+        Some(Frontend::Parse) => (rename::parsed_so_far(body), true),
         Some(Frontend::Bind) => match rename::bind(body) {
-            Ok(BindNames::Named(bind)) => bind.statement,
-            _ => return false,
+            Ok(BindNames::Named(bind)) => (Some(bind.statement), false),
+            _ => (None, false),
         },
-        Some(Frontend::Describe) => match rename::described_so_far(body) {
-            Some(name) => name,
-            None => return false,
-        },
-        _ => return false,
+        Some(Frontend::Describe) => (rename::described_so_far(body), false),
+        _ => (None, false),
     };
-    client.statements.find(name).is_ok_and(|statement| relay.server.exchange.in_doubt(statement.id()))
+    let Some(Ok(statement)) = name.map(|name| client.statements.find(name)) else { return false };
+    if parses { exchange.is_changing_statements() } else { exchange.in_doubt(statement.id()) }
 }
 
 /// A Parse, Bind, Describe, Execute or Close of which `len` bytes are in the client's inbox.
@@ -103,8 +104,7 @@ pub(super) fn extended(relay: &mut Relay<'_>, message: Frontend, len: usize) -> 
     // What the server will skip changes no books and needs no name.
     let looks = relay.client.renames_statements() && !relay.server.exchange.discarding();
     let change = match (looks, kind) {
-        (false, _) => Change::None,
-        (true, Kind::Execute) => execute(relay),
+        (false, _) | (true, Kind::Execute) => Change::None,
         (true, Kind::Parse) => parse(relay, len)?,
         (true, Kind::Bind) => bind(relay, len)?,
         (true, Kind::Describe) => describe(relay, len)?,
@@ -114,19 +114,14 @@ pub(super) fn extended(relay: &mut Relay<'_>, message: Frontend, len: usize) -> 
         Change::None => {
             relay.server.exchange.ask_extended(Due::forward(kind));
             relay.client.inbox.pass(len);
+            if kind == Kind::Execute && looks && relay.changes_statements {
+                // It may run what was parsed before on this loan.
+                distrust(relay);
+            }
         }
         Change::Replaced => relay.client.inbox.skip(len),
     }
     Ok(())
-}
-
-/// An Execute may run what was parsed before: any text of this loan that changes statements.
-#[inline]
-fn execute(relay: &mut Relay<'_>) -> Change {
-    if relay.changes_statements {
-        distrust(relay);
-    }
-    Change::None
 }
 
 fn parse(relay: &mut Relay<'_>, len: usize) -> Result<Change, Fault> {
@@ -252,9 +247,10 @@ fn close_on_server(relay: &mut Relay<'_>, id: u64) {
     relay.server.exchange.ask_extended(Due::new(Kind::Close, Action::Skip, Some(Undo::ServerClosed(id))));
 }
 
-/// A text that goes to the server may drop statements of ours, or prepare others under their names.
+/// The latest request may drop statements of ours on the server, or prepare others under their names.
 #[cold]
 pub(super) fn distrust(relay: &mut Relay<'_>) {
+    relay.server.exchange.changes_statements();
     relay.server.statements.distrust();
     relay.server.note_statement_count();
 }

@@ -124,6 +124,8 @@ enum Looked {
     /// The next one waits: what it would make us hold cannot be sent yet, or the server's answer to one before it tells
     /// what becomes of it.
     HeldBack,
+    /// What was looked at cannot be sent yet: the server's socket is waited for.
+    NotSent,
     /// Enough for this turn.
     TurnOver,
 }
@@ -211,8 +213,14 @@ impl<'a> Relay<'a> {
                 self.keep_rest_of_answer();
                 return Err(Ended::AtRest);
             }
-            // What the server has said, or what its client has taken, may let the next message go.
-            if looked != Looked::HeldBack || turn.is_over() || self.is_held_back() {
+            // What the server has said may make a question of ours due, or let the client's next message go; so may
+            // what its client has taken.
+            let may_go_on = match looked {
+                Looked::NotSent | Looked::TurnOver => false,
+                Looked::NeedsMore => !self.to_server.is_empty(),
+                Looked::HeldBack => !self.to_server.is_empty() || !self.is_held_back(),
+            };
+            if !may_go_on || turn.is_over() {
                 break;
             }
         }
@@ -299,7 +307,7 @@ impl<'a> Relay<'a> {
             let looked = self.look_at_client(turn)?;
             let sent = flush(&mut self.server.stream, cx, &mut self.to_server, &mut self.client.inbox);
             if !sent.map_err(|error| self.last_words(cx, error))? {
-                return Ok(Looked::NeedsMore);
+                return Ok(Looked::NotSent);
             }
             match looked {
                 Looked::NeedsMore => {}

@@ -92,6 +92,9 @@ pub struct Exchange {
     batch: u64,
     /// Statements that the server was asked to parse or to close, and has not answered for.
     booked: HashMap<u64, Booked>,
+    /// The latest request that may make or drop prepared statements by name, and the batch it belongs to: that of its
+    /// own for a Query, whose answer comes without a Sync.
+    changes: Option<(u64, Option<u64>)>,
     /// Another program began it: nobody knows what was owed then.
     foreign: bool,
 }
@@ -128,6 +131,7 @@ impl Default for Exchange {
             probed: false,
             batch: 0,
             booked: HashMap::new(),
+            changes: None,
             foreign: false,
         }
     }
@@ -228,6 +232,19 @@ impl Exchange {
     #[inline]
     pub fn in_doubt(&self, statement: u64) -> bool {
         !self.booked.is_empty() && self.booked.get(&statement).is_some_and(|booked| booked.batch < self.batch)
+    }
+
+    /// The latest request may make or drop prepared statements by name.
+    pub fn changes_statements(&mut self) {
+        let by_query = self.owed.last_kind() == Some(Kind::Query);
+        self.changes = Some((self.owed.last_number(), (!by_query).then_some(self.batch)));
+    }
+
+    /// Is such a request under way, of which the answer comes whatever the client does?
+    #[inline]
+    pub fn is_changing_statements(&self) -> bool {
+        let Some((number, batch)) = self.changes else { return false };
+        !self.owed.is_empty() && number >= self.owed.next_number() && batch.is_none_or(|batch| batch < self.batch)
     }
 
     /// Is a Parse or a Close of any statement under way to the server?

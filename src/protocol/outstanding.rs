@@ -178,6 +178,11 @@ impl Outstanding {
         self.dues.front().map(|due| due.kind)
     }
 
+    /// The kind that is due last.
+    pub fn last_kind(&self) -> Option<Kind> {
+        self.dues.back().map(|due| due.kind)
+    }
+
     /// The number of the request whose reply is due next, or that the next request will have.
     #[inline]
     pub fn next_number(&self) -> u64 {

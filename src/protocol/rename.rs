@@ -86,6 +86,12 @@ pub fn describe(body: &[u8]) -> Result<Option<&[u8]>, StatementError> {
     statement_in(body).map_err(|()| StatementError::Broken("Describe"))
 }
 
+/// The statement that a Parse names, of whose body `prefix` has arrived; `None` where it is the unnamed statement, or
+/// cannot be told.
+pub fn parsed_so_far(prefix: &[u8]) -> Option<&[u8]> {
+    split_name(prefix).map(|(name, _)| name).filter(|name| !name.is_empty())
+}
+
 /// The statement that a Describe names, of whose body `prefix` has arrived; `None` where it is for a portal or the
 /// unnamed statement, or cannot be told.
 pub fn described_so_far(prefix: &[u8]) -> Option<&[u8]> {

@@ -111,7 +111,9 @@ mod tests {
         #[test]
         fn a_text_in_parts_is_found_where_the_whole_is(
             words in prop::collection::vec(
-                prop::sample::select(vec!["prepare", "select", " ", "do", "call", "'", "deallocate", "DISCARD", "xx", "nothing"]),
+                prop::sample::select(vec![
+                    "prepare", "select", " ", "do", "call", "'", "deallocate", "DISCARD", "xx", "nothing",
+                ]),
                 0..12,
             ),
             cuts in prop::collection::vec(0usize..100, 0..12),

@@ -70,6 +70,7 @@ impl Exchange {
             copy_failed: copy_failed.as_u64().and_then(|open| usize::try_from(open).ok()),
             readings: Exchange::readings_from_json(value.get("readings")?)?,
             probed: flag("probed")?,
+            changes: None,
             foreign: false,
         };
         exchange.books_agree().then_some(exchange)
@@ -85,7 +86,7 @@ impl Exchange {
             .iter()
             .map(|reading| {
                 let dropped = reading.dropped.iter().map(|range| json!([range.start, range.end]));
-                json!([reading.at, reading.discarding, dropped.collect::<Value>()])
+                json!([reading.at, reading.discarding, reading.begun, dropped.collect::<Value>()])
             })
             .collect()
     }
@@ -97,9 +98,9 @@ impl Exchange {
             Some(place(start)?..place(end)?)
         };
         let reading = |value: &Value| {
-            let [at, discarding, dropped] = value.as_array()?.as_slice() else { return None };
+            let [at, discarding, begun, dropped] = value.as_array()?.as_slice() else { return None };
             let dropped = dropped.as_array()?.iter().map(range).collect::<Option<_>>()?;
-            Some(Reading { at: place(at)?, dropped, discarding: discarding.as_bool()? })
+            Some(Reading { at: place(at)?, dropped, discarding: discarding.as_bool()?, begun: begun.as_bool()? })
         };
         value.as_array()?.iter().map(reading).collect()
     }

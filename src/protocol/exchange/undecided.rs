@@ -33,6 +33,8 @@ pub(super) struct Reading {
     pub(super) dropped: Vec<Range<usize>>,
     /// It drops what it reads, up to a Sync that is not sent yet.
     pub(super) discarding: bool,
+    /// It has begun to answer the Query or FunctionCall that is next: only then can a ReadyForQuery come for it.
+    pub(super) begun: bool,
 }
 
 /// What a message from the server says of the reply that is due.
@@ -72,7 +74,7 @@ fn fit(message: Backend, kind: Option<Kind>) -> Fit {
 
 impl Reading {
     fn at(at: usize) -> Reading {
-        Reading { at, dropped: Vec::new(), discarding: false }
+        Reading { at, dropped: Vec::new(), discarding: false, begun: false }
     }
 
     /// From this place on the server drops what it reads.
@@ -96,14 +98,18 @@ impl Reading {
     fn advance(&mut self, message: Backend, owed: &Outstanding) -> Option<Verdict> {
         let next = self.next(owed);
         let due = if self.discarding { None } else { owed.get(next) };
+        let is_query = due.is_some_and(|due| matches!(due.kind, Kind::Query | Kind::FunctionCall));
+        if message == Backend::ReadyForQuery && is_query && !self.begun {
+            return None;
+        }
         match (fit(message, due.map(|due| due.kind)), due) {
             (Fit::Not, _) => return None,
             (Fit::Anyway, _) | (_, None) => return Some(Verdict::Forward),
             (Fit::Part, Some(due)) if message == Backend::ErrorResponse && !due.kind.ends_with_ready() => {
                 *self = std::mem::replace(self, Reading::at(0)).drop_from(next, owed);
             }
-            (Fit::Part, Some(_)) => self.at = next,
-            (Fit::End, Some(_)) => self.at = next + 1,
+            (Fit::Part, Some(_)) => (self.at, self.begun) = (next, is_query),
+            (Fit::End, Some(_)) => (self.at, self.begun) = (next + 1, false),
         }
         due.map(verdict)
     }
@@ -227,7 +233,7 @@ impl Exchange {
         if self.readings.len() != 1 {
             return;
         }
-        let Some(Reading { at, dropped, discarding }) = self.readings.pop() else { return };
+        let Some(Reading { at, dropped, discarding, .. }) = self.readings.pop() else { return };
         self.probed = false;
         let (booked, mut taken_back) = (&mut self.booked, Vec::new());
         let count = if discarding { self.owed.len() } else { at };
