@@ -9,9 +9,9 @@
 //!
 //! All of it leaves in one send with what follows. The unnamed statement, portals and everything else go through
 //! unchanged, as does all of it in session mode. What was booked for a message that the server then drops, because one
-//! before it failed, is taken back ([`take_back`]). A Bind of a statement that a batch before it has yet to prepare
-//! waits for that ([`must_wait`]). After a client's own PREPARE, DEALLOCATE and their like nothing that the server had before
-//! is relied on ([`distrust`]).
+//! before it failed, is taken back ([`take_back`]). What depends on an answer that is under way waits for it
+//! ([`must_wait`]). After a client's own PREPARE, DEALLOCATE and their like nothing that the server had before is
+//! relied on ([`distrust`]).
 
 use std::collections::HashSet;
 use std::sync::Arc;
