@@ -98,6 +98,8 @@ pub(crate) struct Relay<'a> {
     pub(crate) changes_statements: bool,
     /// Looks for the like in a text that is too long to be held.
     search: Option<Search>,
+    /// The client waits because too much is owed, and the server was asked for what it has of that.
+    flushed: bool,
 }
 
 /// What one turn may do, so that a burst of one client's gives way to others.
@@ -165,6 +167,7 @@ impl<'a> Relay<'a> {
             begun: false,
             changes_statements: false,
             search: None,
+            flushed: false,
         }
     }
 
@@ -403,12 +406,12 @@ impl<'a> Relay<'a> {
                 return Ok(Looked::NeedsMore);
             }
             if self.is_held_back() {
-                // What the server waits for may stand behind it.
-                if self.server.exchange.is_full() && self.server.exchange.copying_in() {
-                    return Err(Ended::ClientAtFault(Fault::TooMany("Sync messages inside a COPY")));
+                if self.server.exchange.is_full() {
+                    self.ask_for_answers()?;
                 }
                 return Ok(Looked::HeldBack);
             }
+            self.flushed = false;
             if turn.client_messages_left == 0 {
                 return Ok(Looked::TurnOver);
             }
@@ -436,6 +439,22 @@ impl<'a> Relay<'a> {
             check_len(self.client.inbox.fresh()).map_err(Ended::ClientAtFault)?;
             self.client_message(tag, len)?;
         }
+    }
+
+    /// The server owes so much that the client must wait. It may hold back answers until a Sync, which comes only behind
+    /// what waits here: a Flush of ours brings them.
+    #[cold]
+    fn ask_for_answers(&mut self) -> Result<(), Ended> {
+        if self.server.exchange.copying_in() {
+            // What the server waits for may come behind it, too, and no Flush helps.
+            return Err(Ended::ClientAtFault(Fault::TooMany("Sync messages inside a COPY")));
+        }
+        if !self.flushed && self.client.framer.between_messages() {
+            self.flushed = true;
+            self.to_server.take_run(&mut self.client.inbox);
+            frontend::message(self.to_server.bytes(), Frontend::Flush, b"");
+        }
+        Ok(())
     }
 
     /// The next part of a message that is too long to be held, of which `len` bytes are in the inbox.

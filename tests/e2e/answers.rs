@@ -380,3 +380,21 @@ fn a_name_of_ours_that_a_client_has_taken_first_is_no_obstacle() {
 
     assert_eq!((reply.shape().as_str(), reply.value().as_str()), ("12DCZ", "right"));
 }
+
+#[test]
+fn a_long_batch_is_answered_though_the_server_answers_at_its_sync_only() {
+    let stage = Stage::new(Setup::new());
+    let name = "n".repeat(9_000);
+    let closes = |script: Script| (0..40_000).fold(script, |script, _| script.close_statement("x"));
+    let named =
+        |script: Script| (0..100).fold(script, |script, number| script.parse(&format!("{name}{number}"), "SELECT 1"));
+    for script in [closes(Script::new().parse("", "SELECT 1")), named(Script::new().parse("", "SELECT 1"))] {
+        let mut client = stage.proxy.client();
+
+        client.send(script.sync());
+
+        let reply = client.reply();
+        assert!(reply.is_ready() && reply.error().is_none(), "{:?}", reply.error());
+        stage.proxy.until_pool("sv_active", 0);
+    }
+}
