@@ -26,6 +26,9 @@ use crate::stats::lines;
 use crate::wire::framing::{HEADER_LEN, Header, Partial};
 use crate::wire::{Frontend, backend};
 
+/// The longest Describe or Close of a statement: a name and little more.
+pub(super) const NAMED_LEN_MAX: usize = HEADER_LEN + 1 + rename::NAME_LEN_MAX + 1;
+
 /// Must this incomplete client message be held until it is whole, or more of it is there?
 #[inline]
 pub(super) fn hold(header: Header, fresh: &[u8], renames: bool) -> Partial {

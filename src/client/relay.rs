@@ -422,7 +422,7 @@ impl<'a> Relay<'a> {
             let piece = client.framer.next(fresh, client.limits.message_len_max, partial);
             let piece = piece.map_err(|broken| Ended::ClientAtFault(Fault::BadHeader(broken.to_string())))?;
             let Some(piece) = piece else {
-                check_len(fresh).map_err(Ended::ClientAtFault)?;
+                check_len(fresh, renames).map_err(Ended::ClientAtFault)?;
                 return Ok(Looked::NeedsMore);
             };
             turn.client_messages_left -= 1;
@@ -436,7 +436,7 @@ impl<'a> Relay<'a> {
                 Piece::Whole(tag, bytes) => (tag, bytes.len()),
                 Piece::Start(header, bytes) => (header.tag, bytes.len()),
             };
-            check_len(self.client.inbox.fresh()).map_err(Ended::ClientAtFault)?;
+            check_len(self.client.inbox.fresh(), renames).map_err(Ended::ClientAtFault)?;
             self.client_message(tag, len)?;
         }
     }
@@ -750,12 +750,17 @@ fn violation(violation: Violation) -> Ended {
 }
 
 /// Is a message of this length one that PostgreSQL takes? It hangs up where one is too long, in the middle of which
-/// nobody else could go on.
+/// nobody else could go on. A name of the client's for a statement goes no further where we rename it.
 #[inline]
-fn check_len(fresh: &[u8]) -> Result<(), Fault> {
+fn check_len(fresh: &[u8], renames: bool) -> Result<(), Fault> {
     match Header::parse(fresh, MESSAGE_LEN_MAX) {
         Ok(Some(header)) if header.len > frontend::SMALL_LEN_MAX => {
-            frontend::check_len(header).map_err(Fault::BadHeader)
+            let names_statement =
+                matches!(header.tag, b'D' | b'C') && fresh.get(HEADER_LEN).is_none_or(|kind| *kind == b'S');
+            match renames && names_statement && header.len <= prepared::NAMED_LEN_MAX {
+                true => Ok(()),
+                false => frontend::check_len(header).map_err(Fault::BadHeader),
+            }
         }
         _ => Ok(()),
     }

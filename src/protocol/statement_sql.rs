@@ -8,8 +8,8 @@
 //! Our own statements on a server have names that any client can read in pg_prepared_statements. What a client does to
 //! them must not meet the next one: after a text that may have done so, each is closed and prepared again before use.
 
-/// Words that are looked for anywhere, in longer words too (`pg_prepared_statements`).
-const PARTS: [&[u8]; 3] = [b"prepare", b"deallocate", b"discard"];
+/// Statements that begin with these words may change prepared statements.
+const WORDS: [&[u8]; 4] = [b"prepare", b"deallocate", b"discard", b"call"];
 
 /// How many bytes of a part of the text are looked at again together with the next part.
 const OVERLAP: usize = 16;
@@ -23,13 +23,9 @@ pub fn may_change_statements(text: &[u8]) -> bool {
 
 fn word_at(text: &[u8], at: usize) -> bool {
     let rest = &text[at..];
-    if PARTS.iter().any(|part| starts_with(rest, part)) {
-        return true;
-    }
     let begins = at == 0 || !is_word(text[at - 1]);
-    let word =
-        |word: &[u8]| begins && starts_with(rest, word) && rest.get(word.len()).is_none_or(|byte| !is_word(*byte));
-    word(b"call") || (word(b"do") && does_code(&rest[2..]))
+    let is = |word: &[u8]| starts_with(rest, word) && rest.get(word.len()).is_none_or(|byte| !is_word(*byte));
+    begins && (WORDS.iter().any(|word| is(word)) || (is(b"do") && does_code(&rest[2..])))
 }
 
 /// Is what follows DO a block of code? `ON CONFLICT DO` and the DO of a rule are none.
@@ -79,7 +75,7 @@ mod tests {
             "deallocate \"PGBOUNCER_1\"",
             "DeAllocate all",
             "/* x */DISCARD ALL",
-            "select name from pg_prepared_statements",
+            "select 1; prepare\"a\" as select 1",
             "do $$ begin execute 'DEAL' || 'LOCATE a'; end $$",
             "DO LANGUAGE plpgsql 'begin end'",
             "do/**/'begin end'",
@@ -98,6 +94,7 @@ mod tests {
             "SELECT abalance FROM pgbench_accounts WHERE aid = $1",
             "insert into t values (1) on conflict do nothing",
             "insert into t values (1) on conflict (a) DO\n UPDATE set a = 2",
+            "select name from pg_prepared_statements",
             "select callback, recall, call_id, docs, dot, redo from t",
             "create rule r as on insert to t do also notify t",
             "",
