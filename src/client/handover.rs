@@ -15,6 +15,7 @@ use super::auth_query::{Asker, Question};
 use super::farewell::{Codes, Farewell};
 use super::relay::Relay;
 use super::session::{Belongings, Client, Leaving};
+use super::withdrawn::Dropping;
 use super::{Shared, log_farewell, serve_session};
 use crate::auth::{Credential, Proof, Secret, credential_from};
 use crate::cancel::key::CancelKey;
@@ -107,6 +108,7 @@ impl Client {
             idle_in_xact_age: age(card.idle_in_xact_at()),
             rest_age: age(card.rest_at()),
             begun: progress.begun,
+            drops_batch: self.dropping == Dropping::Batch,
             query_age: age(progress.query_start),
             application_name: card.application_name.lock().unwrap_or_else(PoisonError::into_inner).to_string(),
             parameters: self.wish.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
@@ -213,6 +215,9 @@ pub fn inherit_client(
                 ));
                 if let Some(state) = &state {
                     session.inherit_statements(state, &statements);
+                    if state.drops_batch {
+                        session.dropping = Dropping::Batch;
+                    }
                 }
                 if let Some(lease) = server.and_then(|server| lease(&shared, &pool, server, &session, &statements)) {
                     // It goes on at once: a transaction that has its server needs no password.
@@ -465,7 +470,9 @@ impl Client {
     async fn go_on(&mut self, mut lease: Lease, progress: Progress) -> Result<(), Leaving> {
         self.begin().await;
         self.card().set_rest_at(None);
-        let ended = Relay::inherited(self, &mut lease, progress).run().await;
-        self.part(lease, ended).map_err(Leaving::For)
+        let mut relay = Relay::inherited(self, &mut lease, progress);
+        let ended = relay.run().await;
+        let left = relay.left_at();
+        self.part(lease, ended, left).map_err(Leaving::For)
     }
 }

@@ -12,6 +12,8 @@
 //! - `session` ★ the loop: rest → request → acquire → relay → release; all safe points
 //! - `relay` ★ both directions between one client and one server until at rest
 //! - `prepared` the relay's part that renames prepared statements
+//! - `departure` a client that leaves: what it has sent is carried out
+//! - `withdrawn` a request that was cancelled in the queue
 //! - `replication` a client that has a server of its own
 //! - `showing` who answers to SHOW FDS
 //! - [`handover`] a client as it goes to a successor and comes from a predecessor
@@ -24,6 +26,7 @@
 pub mod auth_query;
 mod canceler;
 mod console;
+mod departure;
 pub mod farewell;
 pub mod handover;
 mod hello;
@@ -36,6 +39,7 @@ mod replication;
 mod session;
 mod showing;
 pub mod throttle;
+mod withdrawn;
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};

@@ -23,6 +23,7 @@ use super::session::{Client, Mode};
 use crate::net::buffers::{Inbox, Outbox};
 use crate::net::stream::Stream;
 use crate::net::world;
+use crate::pool::LeftAt;
 use crate::pool::suspension::Phase;
 use crate::protocol::exchange::{TransactionStatus, Verdict};
 use crate::protocol::outstanding::Kind;
@@ -150,6 +151,9 @@ impl<'a> Relay<'a> {
             self.keep_rest_of_answer();
             return Err(Ended::AtRest);
         }
+        if self.client.has_left() {
+            self.poll_departed(cx)?;
+        }
         if reads_left == 0 {
             // sbuf_loopcnt: let others have their turn.
             cx.waker().wake_by_ref();
@@ -206,13 +210,13 @@ impl<'a> Relay<'a> {
             let client = &mut *self.client;
             let missing = client.framer.missing(client.inbox.fresh());
             let missing = missing.map_err(|broken| Ended::ClientAtFault(Fault::BadHeader(broken.to_string())))?;
-            if missing == 0 {
+            if missing == 0 || client.is_silent() {
                 return Ok(());
             }
             match client.stream.poll_fill_at_most(cx, &mut client.inbox, missing) {
                 Poll::Pending => return Ok(()),
-                Poll::Ready(Ok(0) | Err(_)) => return Err(Ended::ClientGone),
-                Poll::Ready(Ok(len)) => client.count_received(len),
+                Poll::Ready(Ok(len)) if len > 0 => client.count_received(len),
+                Poll::Ready(ended) => self.client_ends(ended)?,
             }
         }
     }
@@ -223,7 +227,7 @@ impl<'a> Relay<'a> {
             match flush(&mut self.client.stream, cx, &mut self.client.outbox, &mut self.server.inbox) {
                 Ok(true) => {}
                 Ok(false) => return Ok(()),
-                Err(_) => return Err(Ended::ClientGone),
+                Err(_) => self.client_output_broke()?,
             }
             let server = &mut *self.server;
             let missing = server.framer.missing(server.inbox.fresh());
@@ -257,7 +261,7 @@ impl<'a> Relay<'a> {
     fn may_part(&self) -> bool {
         self.begun
             && self.server.exchange.at_rest()
-            && self.client.mode != Mode::Session
+            && (self.client.mode != Mode::Session || self.client.is_silent())
             && self.to_server.is_empty()
             && self.client.inbox.run().is_empty()
             && self.client.framer.between_messages()
@@ -265,8 +269,17 @@ impl<'a> Relay<'a> {
             && self.server.inbox.fresh().is_empty()
     }
 
+    /// How far what the client sent has gone to the server.
+    pub(super) fn left_at(&self) -> LeftAt {
+        let all_sent = self.to_server.is_empty() && self.client.inbox.run().is_empty();
+        match all_sent && self.client.framer.between_messages() {
+            true => LeftAt::MessageEnd,
+            false => LeftAt::MidMessage,
+        }
+    }
+
     /// What the client's socket would not take yet moves to the client's own outbox.
-    fn keep_rest_of_answer(&mut self) {
+    pub(super) fn keep_rest_of_answer(&mut self) {
         if !self.server.inbox.is_empty() {
             self.client.outbox.take_run(&mut self.server.inbox);
         }
@@ -288,13 +301,13 @@ impl<'a> Relay<'a> {
                 return Ok(());
             }
             // A server that can part is not read for: the client's next request stands in line like any other.
-            if *reads_left == 0 || self.may_part() {
+            if *reads_left == 0 || self.may_part() || self.client.is_silent() {
                 return Ok(());
             }
             match self.client.stream.poll_fill(cx, &mut self.client.inbox) {
                 Poll::Pending => return Ok(()),
-                Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Err(Ended::ClientGone),
-                Poll::Ready(Ok(len)) => self.client.count_received(len),
+                Poll::Ready(Ok(len)) if len > 0 => self.client.count_received(len),
+                Poll::Ready(ended) => self.client_ends(ended)?,
             }
             *reads_left -= 1;
         }
@@ -318,7 +331,7 @@ impl<'a> Relay<'a> {
             match flush(&mut self.client.stream, cx, &mut self.client.outbox, &mut self.server.inbox) {
                 Ok(true) => {}
                 Ok(false) => return Ok(()),
-                Err(_) => return Err(Ended::ClientGone),
+                Err(_) => self.client_output_broke()?,
             }
             if *reads_left == 0 || self.may_part() {
                 return Ok(());
@@ -380,7 +393,7 @@ impl<'a> Relay<'a> {
             Frontend::Parse | Frontend::Bind | Frontend::Describe | Frontend::Execute | Frontend::Close => {
                 return prepared::extended(self, message, len).map_err(Ended::ClientAtFault);
             }
-            Frontend::Terminate => return Err(Ended::Terminated),
+            Frontend::Terminate => return self.client_terminates(),
             Frontend::Password => return Err(Ended::ClientAtFault(Fault::UnknownMessage(tag))),
         }
         self.client.inbox.pass(len);

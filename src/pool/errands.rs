@@ -49,9 +49,9 @@ impl Drop for Opening {
 }
 
 /// What a task that resets or checks a server holds beside the server itself.
-struct Outing {
-    pool: Arc<Pool>,
-    note: Option<(Permit, Loan)>,
+pub(super) struct Outing {
+    pub(super) pool: Arc<Pool>,
+    pub(super) note: Option<(Permit, Loan)>,
 }
 
 impl Drop for Outing {

@@ -138,6 +138,18 @@ impl Exchange {
         self.owed.is_empty() && !self.copying_in
     }
 
+    /// Does the server read copy data?
+    #[inline]
+    pub fn copying_in(&self) -> bool {
+        self.copying_in
+    }
+
+    /// Have messages of the extended protocol gone to the server that no Sync has followed yet?
+    #[inline]
+    pub fn unsynced(&self) -> bool {
+        self.unsynced
+    }
+
     /// Will the server drop what it is sent now, because an error came before it?
     #[inline]
     pub fn discarding(&self) -> bool {
