@@ -28,6 +28,7 @@ use crate::pool::{Denied, Lease, NoPool, Origin, Pool};
 use crate::protocol::exchange::Exchange;
 use crate::protocol::handover::state::{ClientState, PoolState, ServerState};
 use crate::protocol::handover::{Row, Task};
+use crate::protocol::outstanding::Undo;
 use crate::protocol::parameters::ParameterSet;
 use crate::protocol::statements::Statement;
 use crate::server::{Inherited, Server, address};
@@ -80,7 +81,7 @@ impl Client {
             row.link = client.fd;
             row.state = Some(state.to_text());
             let socket = server.second_socket().ok().flatten();
-            let statements = server.statements.iter().cloned().collect();
+            let statements = server.statements.iter().collect();
             Exhibit { id: server.card().id, row: self.pool.with_secrets(row), socket, statements }
         });
         let socket = self.stream.descriptor().and_then(|socket| socket.try_clone_to_owned().ok());
@@ -404,7 +405,7 @@ impl Client {
         for (name, id) in &state.statements {
             if let Some(statement) = statements.get(id) {
                 // It had them in its predecessor, so they fit here.
-                let _ = self.statements.insert(name, statement.clone());
+                let _ = self.statements.insert(name, statement.clone(), 0);
             }
         }
         self.note_statement_count();
@@ -470,6 +471,11 @@ impl Client {
     async fn go_on(&mut self, mut lease: Lease, progress: Progress) -> Result<(), Leaving> {
         self.begin().await;
         self.card().set_rest_at(None);
+        for due in lease.exchange.owed() {
+            if let Some(Undo::Parsed { name: Some(name), .. }) = due.undo.as_deref() {
+                self.statements.renumber(name, due.number);
+            }
+        }
         let mut relay = Relay::inherited(self, &mut lease, progress);
         let ended = relay.run().await;
         let left = relay.left_at();

@@ -25,15 +25,16 @@ use crate::net::stream::Stream;
 use crate::net::world;
 use crate::pool::LeftAt;
 use crate::pool::suspension::Phase;
-use crate::protocol::exchange::{TransactionStatus, Verdict};
+use crate::protocol::exchange::{TransactionStatus, Verdict, Violation};
 use crate::protocol::outstanding::Kind;
-use crate::protocol::parameters;
+use crate::protocol::statement_sql::{Search, may_change_statements};
+use crate::protocol::{parameters, rename};
 use crate::server::Server;
 use crate::stats::counters::bump;
 use crate::stats::moment::Moment;
 use crate::stats::roster::Order;
 use crate::wire::framing::{HEADER_LEN, Header, MESSAGE_LEN_MAX, Partial, Piece};
-use crate::wire::{Backend, Frontend, backend};
+use crate::wire::{Backend, Frontend, backend, frontend};
 
 /// A run of at most this many bytes is copied behind an outbox that has bytes, so that both leave in one send.
 const JOIN_LEN: usize = 16 * 1024;
@@ -94,30 +95,88 @@ pub(crate) struct Relay<'a> {
     xact_start: Option<Moment>,
     /// Has anything gone to the server? A message that must be held whole may take long to come.
     begun: bool,
+    /// Has the client parsed a text, on this server, that may change prepared statements by name?
+    pub(crate) changes_statements: bool,
+    /// Looks for the like in a text that is too long to be held.
+    search: Option<Search>,
+    /// The client waits because too much is owed, and the server was asked for what it has of that.
+    flushed: bool,
+}
+
+/// What one turn may do, so that a burst of one client's gives way to others.
+struct Turn {
+    /// Reads from sockets (`sbuf_loopcnt`).
+    reads_left: u32,
+    /// Messages of the client's looked into.
+    client_messages_left: u32,
+    /// Messages of the server's looked into, rows and copy data apart.
+    server_messages_left: u32,
+}
+
+/// Messages of each side that one turn looks into. A read of 64 KiB may hold 13,000 of the shortest.
+const MESSAGES_PER_TURN: u32 = 4096;
+
+/// While so many bytes of our own wait to be sent to one side, the other is not read.
+const OUTBOX_MAX: usize = 64 * 1024;
+
+/// How far a look at what the client has sent came.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Looked {
+    /// The next message has not come, or not all that must be seen of it.
+    NeedsMore,
+    /// The next one waits: what it would make us hold cannot be sent yet, or the server's answer to one before it tells
+    /// what becomes of it.
+    HeldBack,
+    /// What was looked at cannot be sent yet: the server's socket is waited for.
+    NotSent,
+    /// Enough for this turn.
+    TurnOver,
+}
+
+impl Turn {
+    #[inline]
+    fn is_over(&self) -> bool {
+        self.reads_left == 0 || self.client_messages_left == 0 || self.server_messages_left == 0
+    }
+}
+
+/// How far the two sides are read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// As far as there is something.
+    Far,
+    /// The client to the end of its message.
+    ClientsEdge,
+    /// Both to the end of their messages.
+    Edges,
 }
 
 impl<'a> Relay<'a> {
     /// A relay whose first request came at `now`.
     pub(crate) fn new(client: &'a mut Client, server: &'a mut Server, now: Moment) -> Relay<'a> {
-        Relay {
-            client,
-            server,
-            to_server: Outbox::default(),
-            query_start: Some(now),
-            xact_start: Some(now),
-            begun: false,
-        }
+        Relay { query_start: Some(now), xact_start: Some(now), ..Relay::resting(client, server) }
     }
 
     /// A relay between two that have nothing to do yet.
     pub(super) fn resting(client: &'a mut Client, server: &'a mut Server) -> Relay<'a> {
-        Relay { client, server, to_server: Outbox::default(), query_start: None, xact_start: None, begun: false }
+        Relay {
+            client,
+            server,
+            to_server: Outbox::default(),
+            query_start: None,
+            xact_start: None,
+            begun: false,
+            changes_statements: false,
+            search: None,
+            flushed: false,
+        }
     }
 
     /// A relay that began in a predecessor.
     pub(super) fn inherited(client: &'a mut Client, server: &'a mut Server, progress: Progress) -> Relay<'a> {
         let Progress { begun, query_start, xact_start } = progress;
-        Relay { client, server, to_server: Outbox::default(), query_start, xact_start, begun }
+        // What the client has parsed there is not known.
+        Relay { query_start, xact_start, begun, changes_statements: true, ..Relay::resting(client, server) }
     }
 
     /// Relays until there is a reason to stop. When it is [`Ended::AtRest`], the client may still have bytes in its
@@ -144,21 +203,47 @@ impl<'a> Relay<'a> {
         if self.must_leave_server() {
             return Err(Ended::ServerUnwanted);
         }
-        let mut reads_left = self.client.limits.reads_per_turn;
-        self.poll_forth(cx, &mut reads_left)?;
-        self.poll_back(cx, &mut reads_left)?;
-        if self.may_part() {
-            self.keep_rest_of_answer();
-            return Err(Ended::AtRest);
+        self.poll_both(cx, Reach::Far)
+    }
+
+    /// Both directions, for one turn.
+    #[inline]
+    fn poll_both(&mut self, cx: &mut Context<'_>, reach: Reach) -> Result<(), Ended> {
+        let mut turn = self.turn();
+        loop {
+            let looked = self.poll_forth(cx, &mut turn, reach)?;
+            self.poll_back(cx, &mut turn, reach)?;
+            if self.may_part() {
+                self.keep_rest_of_answer();
+                return Err(Ended::AtRest);
+            }
+            // What the server has said may make a question of ours due, or let the client's next message go; so may
+            // what its client has taken.
+            let may_go_on = match looked {
+                Looked::NotSent | Looked::TurnOver => false,
+                Looked::NeedsMore => !self.to_server.is_empty(),
+                Looked::HeldBack => !self.to_server.is_empty() || !self.is_held_back(),
+            };
+            if !may_go_on || turn.is_over() {
+                break;
+            }
         }
         if self.client.has_left() {
             self.poll_departed(cx)?;
         }
-        if reads_left == 0 {
-            // sbuf_loopcnt: let others have their turn.
+        if turn.is_over() {
+            // Let others have their turn.
             cx.waker().wake_by_ref();
         }
         Ok(())
+    }
+
+    fn turn(&self) -> Turn {
+        Turn {
+            reads_left: self.client.limits.reads_per_turn,
+            client_messages_left: MESSAGES_PER_TURN,
+            server_messages_left: MESSAGES_PER_TURN,
+        }
     }
 
     /// There is an order on the client's card: it ends the relay, or has to do with a suspension. Says how far that is.
@@ -177,20 +262,8 @@ impl<'a> Relay<'a> {
     /// once frozen, so is the server. With nothing left in hand the task keeps still.
     #[cold]
     fn poll_to_edge(&mut self, cx: &mut Context<'_>, phase: Phase) -> Result<(), Ended> {
-        self.poll_forth_to_edge(cx)?;
-        if phase == Phase::Frozen {
-            self.poll_back_to_edge(cx)?;
-        } else {
-            let mut reads_left = self.client.limits.reads_per_turn;
-            self.poll_back(cx, &mut reads_left)?;
-            if reads_left == 0 {
-                cx.waker().wake_by_ref();
-            }
-        }
-        if self.may_part() {
-            self.keep_rest_of_answer();
-            return Err(Ended::AtRest);
-        }
+        let reach = if phase == Phase::Frozen { Reach::Edges } else { Reach::ClientsEdge };
+        self.poll_both(cx, reach)?;
         let client = &*self.client;
         let nothing_in_hand = self.to_server.is_empty()
             && client.inbox.is_empty()
@@ -200,48 +273,6 @@ impl<'a> Relay<'a> {
             && self.server.framer.between_messages();
         client.card().frozen.store(phase == Phase::Frozen && nothing_in_hand, Relaxed);
         Ok(())
-    }
-
-    fn poll_forth_to_edge(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
-        loop {
-            if !self.poll_pass_forth(cx)? {
-                return Ok(());
-            }
-            let client = &mut *self.client;
-            let missing = client.framer.missing(client.inbox.fresh());
-            let missing = missing.map_err(|broken| Ended::ClientAtFault(Fault::BadHeader(broken.to_string())))?;
-            if missing == 0 || client.is_silent() {
-                return Ok(());
-            }
-            match client.stream.poll_fill_at_most(cx, &mut client.inbox, missing) {
-                Poll::Pending => return Ok(()),
-                Poll::Ready(Ok(len)) if len > 0 => client.count_received(len),
-                Poll::Ready(ended) => self.client_ends(ended)?,
-            }
-        }
-    }
-
-    fn poll_back_to_edge(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
-        loop {
-            self.look_at_server()?;
-            match flush(&mut self.client.stream, cx, &mut self.client.outbox, &mut self.server.inbox) {
-                Ok(true) => {}
-                Ok(false) => return Ok(()),
-                Err(_) => self.client_output_broke()?,
-            }
-            let server = &mut *self.server;
-            let missing = server.framer.missing(server.inbox.fresh());
-            let missing = missing.map_err(|_| Ended::ServerAtFault("bad packet header from server"))?;
-            if missing == 0 {
-                return Ok(());
-            }
-            match server.stream.poll_fill_at_most(cx, &mut server.inbox, missing) {
-                Poll::Pending => return Ok(()),
-                Poll::Ready(Ok(0)) => return Err(Ended::ServerGone(io::ErrorKind::UnexpectedEof.into())),
-                Poll::Ready(Err(error)) => return Err(Ended::ServerGone(error)),
-                Poll::Ready(Ok(len)) => self.client.count_sent(len),
-            }
-        }
     }
 
     /// server_fast_close: does a session end because its server is marked to be closed? The setting is asked for anew:
@@ -285,39 +316,52 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// Looks at what the client has sent, and sends it on. False: the server's socket has to be waited for.
-    #[inline]
-    fn poll_pass_forth(&mut self, cx: &mut Context<'_>) -> Result<bool, Ended> {
-        self.look_at_client()?;
-        flush(&mut self.server.stream, cx, &mut self.to_server, &mut self.client.inbox)
-            .map_err(|error| self.last_words(cx, error))
-    }
-
     /// Client to server, until either socket has to be waited for.
     #[inline]
-    fn poll_forth(&mut self, cx: &mut Context<'_>, reads_left: &mut u32) -> Result<(), Ended> {
+    fn poll_forth(&mut self, cx: &mut Context<'_>, turn: &mut Turn, reach: Reach) -> Result<Looked, Ended> {
         loop {
-            if !self.poll_pass_forth(cx)? {
-                return Ok(());
+            let looked = self.look_at_client(turn)?;
+            let sent = flush(&mut self.server.stream, cx, &mut self.to_server, &mut self.client.inbox);
+            if !sent.map_err(|error| self.last_words(cx, error))? {
+                return Ok(Looked::NotSent);
             }
-            // A server that can part is not read for: the client's next request stands in line like any other.
-            if *reads_left == 0 || self.may_part() || self.client.is_silent() {
-                return Ok(());
+            match looked {
+                Looked::NeedsMore => {}
+                // It was held back by what has just been sent.
+                Looked::HeldBack if !self.is_held_back() => continue,
+                looked => return Ok(looked),
             }
-            match self.client.stream.poll_fill(cx, &mut self.client.inbox) {
-                Poll::Pending => return Ok(()),
+            // A server that can part is not read for: the client's next request waits in the queue like any other.
+            if turn.reads_left == 0 || self.may_part() || self.client.is_silent() {
+                return Ok(looked);
+            }
+            let client = &mut *self.client;
+            let filled = match reach {
+                Reach::Far => client.stream.poll_fill(cx, &mut client.inbox),
+                Reach::ClientsEdge | Reach::Edges => {
+                    let missing = client.framer.missing(client.inbox.fresh());
+                    let missing =
+                        missing.map_err(|broken| Ended::ClientAtFault(Fault::BadHeader(broken.to_string())))?;
+                    if missing == 0 {
+                        return Ok(looked);
+                    }
+                    client.stream.poll_fill_at_most(cx, &mut client.inbox, missing)
+                }
+            };
+            match filled {
+                Poll::Pending => return Ok(looked),
                 Poll::Ready(Ok(len)) if len > 0 => self.client.count_received(len),
                 Poll::Ready(ended) => self.client_ends(ended)?,
             }
-            *reads_left -= 1;
+            turn.reads_left -= 1;
         }
     }
 
     /// The server takes nothing more. What it said before it went is worth more than how it went.
     #[cold]
     fn last_words(&mut self, cx: &mut Context<'_>, error: io::Error) -> Ended {
-        let mut reads_left = self.client.limits.reads_per_turn;
-        match self.poll_back(cx, &mut reads_left) {
+        let mut turn = self.turn();
+        match self.poll_back(cx, &mut turn, Reach::Far) {
             Err(ended) => ended,
             Ok(()) => Ended::ServerGone(error),
         }
@@ -325,31 +369,65 @@ impl<'a> Relay<'a> {
 
     /// Server to client, until either socket has to be waited for.
     #[inline]
-    fn poll_back(&mut self, cx: &mut Context<'_>, reads_left: &mut u32) -> Result<(), Ended> {
+    fn poll_back(&mut self, cx: &mut Context<'_>, turn: &mut Turn, reach: Reach) -> Result<(), Ended> {
         loop {
-            self.look_at_server()?;
+            self.look_at_server(turn)?;
             match flush(&mut self.client.stream, cx, &mut self.client.outbox, &mut self.server.inbox) {
                 Ok(true) => {}
                 Ok(false) => return Ok(()),
                 Err(_) => self.client_output_broke()?,
             }
-            if *reads_left == 0 || self.may_part() {
+            if turn.is_over() || self.may_part() {
                 return Ok(());
             }
-            match self.server.stream.poll_fill(cx, &mut self.server.inbox) {
+            let server = &mut *self.server;
+            let filled = match reach {
+                Reach::Far | Reach::ClientsEdge => server.stream.poll_fill(cx, &mut server.inbox),
+                Reach::Edges => {
+                    let missing = server.framer.missing(server.inbox.fresh());
+                    let missing = missing.map_err(|_| Ended::ServerAtFault("bad packet header from server"))?;
+                    if missing == 0 {
+                        return Ok(());
+                    }
+                    server.stream.poll_fill_at_most(cx, &mut server.inbox, missing)
+                }
+            };
+            match filled {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(Ok(0)) => return Err(Ended::ServerGone(io::ErrorKind::UnexpectedEof.into())),
                 Poll::Ready(Err(error)) => return Err(Ended::ServerGone(error)),
                 Poll::Ready(Ok(len)) => self.client.count_sent(len),
             }
-            *reads_left -= 1;
+            turn.reads_left -= 1;
         }
+    }
+
+    /// Would the client's next message make us hold more than we may, or must it wait for an answer of the server's?
+    #[inline]
+    fn is_held_back(&self) -> bool {
+        self.to_server.len() >= OUTBOX_MAX
+            || self.client.outbox.len() >= OUTBOX_MAX
+            || self.server.exchange.is_full()
+            || prepared::must_wait(self)
     }
 
     /// Looks at what the client has sent.
     #[inline]
-    fn look_at_client(&mut self) -> Result<(), Ended> {
+    fn look_at_client(&mut self, turn: &mut Turn) -> Result<Looked, Ended> {
         loop {
+            if self.client.inbox.fresh().is_empty() {
+                return Ok(Looked::NeedsMore);
+            }
+            if self.is_held_back() {
+                if self.server.exchange.is_full() {
+                    self.ask_for_answers()?;
+                }
+                return Ok(Looked::HeldBack);
+            }
+            self.flushed = false;
+            if turn.client_messages_left == 0 {
+                return Ok(Looked::TurnOver);
+            }
             let client = &mut *self.client;
             let fresh = client.inbox.fresh();
             let renames = client.renames_statements();
@@ -357,18 +435,49 @@ impl<'a> Relay<'a> {
             let piece = client.framer.next(fresh, client.limits.message_len_max, partial);
             let piece = piece.map_err(|broken| Ended::ClientAtFault(Fault::BadHeader(broken.to_string())))?;
             let Some(piece) = piece else {
-                prepared::check_held(fresh).map_err(Ended::ClientAtFault)?;
-                return Ok(());
+                check_len(fresh, renames).map_err(Ended::ClientAtFault)?;
+                return Ok(Looked::NeedsMore);
             };
+            turn.client_messages_left -= 1;
             let (tag, len) = match piece {
                 Piece::More { bytes, .. } => {
-                    client.inbox.pass(bytes.len());
+                    let len = bytes.len();
+                    self.go_on_searching(len);
+                    self.client.inbox.pass(len);
                     continue;
                 }
                 Piece::Whole(tag, bytes) => (tag, bytes.len()),
                 Piece::Start(header, bytes) => (header.tag, bytes.len()),
             };
+            check_len(self.client.inbox.fresh(), renames).map_err(Ended::ClientAtFault)?;
             self.client_message(tag, len)?;
+        }
+    }
+
+    /// The server owes so much that the client must wait. It may hold back answers until a Sync, which comes only behind
+    /// what waits here: a Flush of ours brings them.
+    #[cold]
+    fn ask_for_answers(&mut self) -> Result<(), Ended> {
+        if self.server.exchange.copying_in() {
+            // What the server waits for may come behind it, too, and no Flush helps.
+            return Err(Ended::ClientAtFault(Fault::TooMany("Sync messages inside a COPY")));
+        }
+        if !self.flushed && self.client.framer.between_messages() {
+            self.flushed = true;
+            self.to_server.take_run(&mut self.client.inbox);
+            frontend::message(self.to_server.bytes(), Frontend::Flush, b"");
+        }
+        Ok(())
+    }
+
+    /// The next part of a message that is too long to be held, of which `len` bytes are in the inbox.
+    #[cold]
+    fn go_on_searching(&mut self, len: usize) {
+        let part = self.client.inbox.fresh().get(..len).unwrap_or_default();
+        if self.search.as_mut().is_some_and(|search| search.next(part)) {
+            self.changes_statements = true;
+            // It may have begun to run by now.
+            prepared::distrust(self);
         }
     }
 
@@ -385,19 +494,61 @@ impl<'a> Relay<'a> {
             Frontend::Query if self.client.limits.disable_pqexec => {
                 return Err(Ended::ClientAtFault(Fault::SimpleQuery));
             }
-            Frontend::Query => exchange.ask(Kind::Query),
+            Frontend::Query => {
+                exchange.ask(Kind::Query);
+                self.look_for_statement_changes(len);
+            }
             Frontend::FunctionCall => exchange.ask(Kind::FunctionCall),
             Frontend::Sync => exchange.sync(),
             Frontend::CopyDone | Frontend::CopyFail => exchange.end_copy(),
+            Frontend::Flush if len > HEADER_LEN || !self.client.framer.between_messages() => exchange.flush_with_body(),
             Frontend::CopyData | Frontend::Flush => {}
             Frontend::Parse | Frontend::Bind | Frontend::Describe | Frontend::Execute | Frontend::Close => {
-                return prepared::extended(self, message, len).map_err(Ended::ClientAtFault);
+                prepared::extended(self, message, len).map_err(Ended::ClientAtFault)?;
+                if !self.client.framer.between_messages() && message == Frontend::Parse {
+                    self.begin_search(len);
+                }
+                return Ok(());
             }
             Frontend::Terminate => return self.client_terminates(),
             Frontend::Password => return Err(Ended::ClientAtFault(Fault::UnknownMessage(tag))),
         }
         self.client.inbox.pass(len);
+        self.probe();
         Ok(())
+    }
+
+    /// A Query of which `len` bytes are in the inbox: may it change prepared statements by name?
+    #[inline]
+    fn look_for_statement_changes(&mut self, len: usize) {
+        if !self.client.renames_statements() {
+            return;
+        }
+        let text = self.client.inbox.fresh().get(HEADER_LEN..len).unwrap_or_default();
+        if may_change_statements(text) {
+            prepared::distrust(self);
+        }
+        if !self.client.framer.between_messages() {
+            self.begin_search(len);
+        }
+    }
+
+    /// The text of this message goes on beyond the inbox.
+    #[cold]
+    fn begin_search(&mut self, len: usize) {
+        let mut search = Search::default();
+        search.next(self.client.inbox.fresh().get(HEADER_LEN..len).unwrap_or_default());
+        self.search = self.client.renames_statements().then_some(search);
+    }
+
+    /// Asks the server what it has read of what was sent into a COPY that failed, where that is open and a question is
+    /// possible now.
+    #[inline]
+    fn probe(&mut self) {
+        if self.client.framer.between_messages() && self.server.exchange.probe() {
+            self.to_server.take_run(&mut self.client.inbox);
+            rename::put_probe(self.to_server.bytes());
+        }
     }
 
     fn request_begins(&mut self) {
@@ -415,8 +566,8 @@ impl<'a> Relay<'a> {
 
     /// Looks at what the server has sent.
     #[inline]
-    fn look_at_server(&mut self) -> Result<(), Ended> {
-        loop {
+    fn look_at_server(&mut self, turn: &mut Turn) -> Result<(), Ended> {
+        while turn.server_messages_left > 0 {
             let server = &mut *self.server;
             let piece = match server.framer.next(server.inbox.fresh(), MESSAGE_LEN_MAX, hold_of_server) {
                 Ok(Some(piece)) => piece,
@@ -431,14 +582,17 @@ impl<'a> Relay<'a> {
                 Piece::More { bytes, .. } => server.inbox.pass(bytes.len()),
                 Piece::Whole(tag, bytes) => {
                     let len = bytes.len();
+                    turn.server_messages_left -= 1;
                     self.server_message(tag, len)?;
                 }
                 Piece::Start(header, bytes) => {
                     let len = bytes.len();
+                    turn.server_messages_left -= 1;
                     self.server_message(header.tag, len)?;
                 }
             }
         }
+        Ok(())
     }
 
     /// One message from the server, of which `len` bytes are in the inbox.
@@ -447,15 +601,14 @@ impl<'a> Relay<'a> {
         let Some(message) = Backend::from_byte(tag) else {
             return Err(Ended::ServerAtFault("unknown packet from server"));
         };
+        if self.server.exchange.is_undecided() && self.undecided_message(message, len)? {
+            return Ok(());
+        }
         match message {
-            Backend::ReadyForQuery => {
-                let status = self.server.inbox.fresh().get(HEADER_LEN).copied().unwrap_or_default();
-                self.server.inbox.pass(len);
-                return self.ready(status);
-            }
+            Backend::ReadyForQuery => self.ready(len)?,
             Backend::ErrorResponse => {
                 self.server.inbox.pass(len);
-                prepared::failed(self);
+                self.failed()?;
             }
             Backend::ParameterStatus => {
                 self.parameter_status(len);
@@ -468,6 +621,56 @@ impl<'a> Relay<'a> {
             _ => self.replied(message, len)?,
         }
         Ok(())
+    }
+
+    /// An ErrorResponse: what the server drops because of it was never asked.
+    #[cold]
+    fn failed(&mut self) -> Result<(), Ended> {
+        let mut undone = Vec::new();
+        let failed = self.server.exchange.failed(|number, undo| undone.push((number, undo)));
+        failed.map_err(violation)?;
+        prepared::take_back(self, undone);
+        self.probe();
+        Ok(())
+    }
+
+    /// A message while it is open what the server has read. False: that is decided now, and the message is like any.
+    #[cold]
+    fn undecided_message(&mut self, message: Backend, len: usize) -> Result<bool, Ended> {
+        if message == Backend::ParameterStatus {
+            return Ok(false);
+        }
+        let status = (message == Backend::ReadyForQuery)
+            .then(|| self.server.inbox.fresh().get(HEADER_LEN).copied().unwrap_or_default());
+        let mut undone = Vec::new();
+        let decided = self.server.exchange.decide(message, status, |number, undo| undone.push((number, undo)));
+        let verdict = decided.map_err(violation)?;
+        if !undone.is_empty() {
+            prepared::take_back(self, undone);
+        }
+        let Some(verdict) = verdict else {
+            prepared::write_fakes(self);
+            return Ok(false);
+        };
+        self.pass_back(verdict, len);
+        prepared::write_fakes(self);
+        if status.is_some() && verdict == Verdict::Forward {
+            self.request_ends()?;
+        }
+        self.probe();
+        Ok(true)
+    }
+
+    /// The next `len` bytes of the server's go to the client, or not.
+    #[inline]
+    fn pass_back(&mut self, verdict: Verdict, len: usize) {
+        match verdict {
+            Verdict::Forward => self.server.inbox.pass(len),
+            Verdict::Skip => {
+                self.client.outbox.take_run(&mut self.server.inbox);
+                self.server.inbox.skip(len);
+            }
+        }
     }
 
     /// ParameterStatus: what the client did to its server, it wants of any other.
@@ -490,25 +693,29 @@ impl<'a> Relay<'a> {
     /// A reply: on to the client, or not; then the invented ones that were waiting for it.
     #[inline]
     fn replied(&mut self, message: Backend, len: usize) -> Result<(), Ended> {
-        match self.server.exchange.server_sent(message) {
-            Ok(Verdict::Forward) => self.server.inbox.pass(len),
-            Ok(Verdict::Skip) => {
-                self.client.outbox.take_run(&mut self.server.inbox);
-                self.server.inbox.skip(len);
-            }
-            Err(_) => return Err(Ended::ServerAtFault("unexpected reply from server")),
-        }
+        let verdict = self.server.exchange.server_sent(message).map_err(violation)?;
+        self.pass_back(verdict, len);
         prepared::write_fakes(self);
         Ok(())
     }
 
-    /// ReadyForQuery: the books of one request, and of the transaction if it ended.
+    /// ReadyForQuery, of which `len` bytes are in the inbox.
     #[inline]
-    fn ready(&mut self, status: u8) -> Result<(), Ended> {
-        if self.server.exchange.ready(status).is_err() {
-            return Err(Ended::ServerAtFault("unexpected ReadyForQuery from server"));
-        }
+    fn ready(&mut self, len: usize) -> Result<(), Ended> {
+        let status = self.server.inbox.fresh().get(HEADER_LEN).copied().unwrap_or_default();
+        let verdict = self.server.exchange.ready(status).map_err(violation)?;
+        self.pass_back(verdict, len);
         prepared::write_fakes(self);
+        self.probe();
+        match verdict {
+            Verdict::Forward => self.request_ends(),
+            Verdict::Skip => Ok(()),
+        }
+    }
+
+    /// The books of one request, and of the transaction if it ended.
+    #[inline]
+    fn request_ends(&mut self) -> Result<(), Ended> {
         let now = world::now();
         let counters = self.client.counters();
         if let Some(start) = self.query_start.take() {
@@ -542,6 +749,33 @@ impl<'a> Relay<'a> {
             card.set_idle_in_xact_at(Some(now));
         }
         Ok(())
+    }
+}
+
+/// Why a server cannot be believed any more.
+#[cold]
+fn violation(violation: Violation) -> Ended {
+    Ended::ServerAtFault(match violation {
+        Violation::UnexpectedReady => "unexpected ReadyForQuery from server",
+        Violation::UnexpectedReply => "unexpected reply from server",
+        Violation::Undecidable => "a COPY failed, and it cannot be known which Syncs sent into it the server has read",
+    })
+}
+
+/// Is a message of this length one that PostgreSQL takes? It hangs up where one is too long, in the middle of which
+/// nobody else could go on. A name of the client's for a statement goes no further where we rename it.
+#[inline]
+fn check_len(fresh: &[u8], renames: bool) -> Result<(), Fault> {
+    match Header::parse(fresh, MESSAGE_LEN_MAX) {
+        Ok(Some(header)) if header.len > frontend::SMALL_LEN_MAX => {
+            let names_statement =
+                matches!(header.tag, b'D' | b'C') && fresh.get(HEADER_LEN).is_none_or(|kind| *kind == b'S');
+            match renames && names_statement && header.len <= prepared::NAMED_LEN_MAX {
+                true => Ok(()),
+                false => frontend::check_len(header).map_err(Fault::BadHeader),
+            }
+        }
+        _ => Ok(()),
     }
 }
 

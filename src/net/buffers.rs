@@ -279,6 +279,12 @@ impl Outbox {
         self.bytes.is_empty()
     }
 
+    /// How many bytes are left to send.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.bytes.len() - self.sent
+    }
+
     /// What is left to send.
     #[inline]
     pub fn pending(&self) -> &[u8] {

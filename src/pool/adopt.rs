@@ -86,7 +86,7 @@ impl Pool {
             state.served = resting.served;
             row.state = Some(state.to_text());
             let socket = resting.server.server.second_socket().ok()?;
-            let statements = resting.server.server.statements.iter().cloned().collect();
+            let statements = resting.server.server.statements.iter().collect();
             let id = resting.server.server.card().id;
             Some((Exhibit { id, row: self.with_secrets(row), socket, statements }, checked))
         };

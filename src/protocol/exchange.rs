@@ -1,26 +1,29 @@
-//! The conversation with one borrowed server: what it owes, in which transaction status it is, whether it may change
+//! The conversation with one server on loan: what it owes, in which transaction status it is, whether it may change
 //! hands.
 //!
-//! Pure: told of each message in both directions, it answers what to do with it. `client::relay` moves the bytes.
+//! Pure: it is shown each message in both directions and answers what to do with it. `client::relay` moves the bytes.
 //!
 //! ```text
 //!              Query, FunctionCall, Parse … Sync             ReadyForQuery(I), nothing owed
 //!   at rest ───────────────────────────────────► exchanging ───────────────────────────────► at rest
 //!                                                  │    ▲
-//!                             CopyInResponse       ▼    │  CopyDone, CopyFail, ErrorResponse
+//!                             CopyInResponse       ▼    │  CommandComplete, or ErrorResponse: then perhaps undecided
 //!                                                 copying in
 //! ```
 //!
-//! After an ErrorResponse in the extended protocol PostgreSQL reads and drops everything up to the next Sync; the
-//! replies owed up to there will never come, and what their requests changed in our books is taken back. While it
-//! copies in, it ignores Flush and Sync (libpq sends them before it knows that the statement was a COPY). Manual:
-//! "Extended Query", "COPY Operations", "Pipelining".
+//! After an ErrorResponse to a message of the extended protocol PostgreSQL reads and drops everything up to the next
+//! Sync, a Query too; the replies owed up to there will never come, and what their requests changed in our books is
+//! taken back. While it copies in, it ignores Flush and Sync (libpq sends them before it knows that the statement is a
+//! COPY). When that COPY fails, nobody but PostgreSQL knows which of the Syncs it had read by then: [`undecided`].
+//! Manual: "Extended Query", "COPY Operations", "Pipelining".
 
 mod handover;
+mod undecided;
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 
+use self::undecided::Reading;
 use super::outstanding::{Action, Due, Kind, Outstanding, Undo};
 use crate::wire::Backend;
 
@@ -64,6 +67,8 @@ pub enum Violation {
     UnexpectedReady,
     /// The server answered something nobody asked.
     UnexpectedReply,
+    /// A COPY failed, and what the server says since then fits two accounts of what it has read.
+    Undecidable,
 }
 
 /// The state of one server's conversation.
@@ -71,16 +76,25 @@ pub enum Violation {
 pub struct Exchange {
     status: TransactionStatus,
     owed: Outstanding,
-    /// Extended-protocol messages were sent that no Sync has followed yet.
+    /// Extended-protocol messages were sent that no Sync, Query or FunctionCall has followed yet.
     unsynced: bool,
     /// An error was reported: the server drops everything until it reads the next Sync.
     discarding: bool,
-    /// The server reads copy data, in `CopyIn` or `CopyBoth`.
+    /// The server reads copy data: CopyInResponse or CopyBothResponse came, and no end of that COPY.
     copying_in: bool,
+    /// A COPY that a Query began has failed; so many of those behind the Query it may have read or not.
+    copy_failed: Option<usize>,
+    /// What the server may have read, where that is open; two at least, or none.
+    readings: Vec<Reading>,
+    /// A question of our own is under way that decides between the readings.
+    probed: bool,
     /// Syncs sent so far: the number of the present batch.
     batch: u64,
     /// Statements that the server was asked to parse or to close, and has not answered for.
     booked: HashMap<u64, Booked>,
+    /// The latest request that may make or drop prepared statements by name, and the batch it belongs to: that of its
+    /// own for a Query, whose answer comes without a Sync.
+    changes: Option<(u64, Option<u64>)>,
     /// Another program began it: nobody knows what was owed then.
     foreign: bool,
 }
@@ -112,8 +126,12 @@ impl Default for Exchange {
             unsynced: false,
             discarding: false,
             copying_in: false,
+            copy_failed: None,
+            readings: Vec::new(),
+            probed: false,
             batch: 0,
             booked: HashMap::new(),
+            changes: None,
             foreign: false,
         }
     }
@@ -138,37 +156,63 @@ impl Exchange {
         self.owed.is_empty() && !self.copying_in
     }
 
-    /// Does the server read copy data?
-    #[inline]
-    pub fn copying_in(&self) -> bool {
-        self.copying_in
-    }
-
-    /// Have messages of the extended protocol gone to the server that no Sync has followed yet?
-    #[inline]
-    pub fn unsynced(&self) -> bool {
-        self.unsynced
-    }
-
     /// Will the server drop what it is sent now, because an error came before it?
     #[inline]
     pub fn discarding(&self) -> bool {
         self.discarding
     }
 
-    /// Do more replies stand out than we keep count of?
-    pub fn overloaded(&self) -> bool {
-        self.owed.len() > Outstanding::DUES_MAX
+    /// Does the server read copy data, as far as it has said?
+    #[inline]
+    pub fn copying_in(&self) -> bool {
+        self.copying_in
+    }
+
+    /// Were messages of the extended protocol sent that no Sync, Query or FunctionCall has followed?
+    #[inline]
+    pub fn unsynced(&self) -> bool {
+        self.unsynced
+    }
+
+    /// Is so much owed that the client must not be read any further?
+    #[inline]
+    pub fn is_full(&self) -> bool {
+        self.owed.is_full()
+    }
+
+    /// Must the answer to a Parse come from the server itself, because what is still owed before it may end a
+    /// transaction block, or fail one? In a failed block PostgreSQL refuses a Parse.
+    #[inline]
+    pub fn may_refuse_parse(&self) -> bool {
+        self.status == TransactionStatus::Failed || self.owed.has_ready()
+    }
+
+    /// The number of the request whose reply is due next.
+    pub fn next_number(&self) -> u64 {
+        self.owed.next_number()
+    }
+
+    /// The number of the latest request.
+    pub fn last_number(&self) -> u64 {
+        self.owed.last_number()
+    }
+
+    /// The requests of which the replies are owed.
+    pub fn owed(&self) -> impl Iterator<Item = &Due> {
+        self.owed.iter()
+    }
+
+    /// The Parses with these numbers never took place: a Close of what they prepared has nothing to bring back.
+    pub fn forget_closes_of(&mut self, parses: &HashSet<u64>) {
+        self.owed.forget_closes_of(parses);
     }
 
     /// A Query or FunctionCall goes to the server.
     #[inline]
     pub fn ask(&mut self, kind: Kind) {
-        if self.copying_in {
-            // Not allowed while copying in; PostgreSQL fails the COPY with it, and answers that.
-            self.copying_in = false;
-        }
         if !self.discarding {
+            // It ends the implicit transaction of what came before it.
+            self.unsynced = false;
             self.owed.push(Due::forward(kind));
         }
     }
@@ -190,6 +234,25 @@ impl Exchange {
         !self.booked.is_empty() && self.booked.get(&statement).is_some_and(|booked| booked.batch < self.batch)
     }
 
+    /// The latest request may make or drop prepared statements by name.
+    pub fn changes_statements(&mut self) {
+        let by_query = self.owed.last_kind() == Some(Kind::Query);
+        self.changes = Some((self.owed.last_number(), (!by_query).then_some(self.batch)));
+    }
+
+    /// Is such a request under way, of which the answer comes whatever the client does?
+    #[inline]
+    pub fn is_changing_statements(&self) -> bool {
+        let Some((number, batch)) = self.changes else { return false };
+        !self.owed.is_empty() && number >= self.owed.next_number() && batch.is_none_or(|batch| batch < self.batch)
+    }
+
+    /// Is a Parse or a Close of any statement under way to the server?
+    #[inline]
+    pub fn has_booked(&self) -> bool {
+        !self.booked.is_empty()
+    }
+
     /// Is a Parse or a Close of this statement under way to the server?
     pub fn is_booked(&self, statement: u64) -> bool {
         self.booked.contains_key(&statement)
@@ -206,23 +269,31 @@ impl Exchange {
     /// A Sync goes to the server.
     #[inline]
     pub fn sync(&mut self) {
-        if self.copying_in {
-            return;
-        }
+        self.sync_for(Action::Forward);
+    }
+
+    fn sync_for(&mut self, action: Action) {
         self.unsynced = false;
         self.discarding = false;
         self.batch += 1;
-        self.owed.push(Due::forward(Kind::Sync));
+        self.owed.push(Due::new(Kind::Sync, action, None));
+        if !self.readings.is_empty() {
+            self.sync_ends_skipping();
+        }
     }
 
-    /// A CopyDone or CopyFail goes to the server.
+    /// A Flush goes to the server that has a body, which PostgreSQL answers with an error. One without has no answer.
+    #[cold]
+    pub fn flush_with_body(&mut self) {
+        if !self.discarding {
+            self.owed.push(Due::forward(Kind::BadFlush));
+        }
+    }
+
+    /// A CopyDone or CopyFail goes to the server. Outside of a COPY it is ignored.
     #[inline]
     pub fn end_copy(&mut self) {
-        if self.copying_in {
-            self.copying_in = false;
-            // In the extended protocol a Sync must still follow.
-            self.unsynced = self.owed.next_kind() == Some(Kind::Execute);
-        } else if !self.owed.is_empty() {
+        if !self.owed.is_empty() && !self.discarding {
             self.owed.push(Due::forward(Kind::CopyEnd));
         }
     }
@@ -230,10 +301,11 @@ impl Exchange {
     /// The fakes that are due now, because all replies before them are through.
     #[inline]
     pub fn take_fake(&mut self) -> Option<Due> {
-        self.owed.take_fake()
+        if self.readings.is_empty() { self.owed.take_fake() } else { None }
     }
 
     /// What a server message means for the conversation. ReadyForQuery and ErrorResponse have methods of their own.
+    /// Where [`Exchange::is_undecided`], [`Exchange::decide`] comes first.
     ///
     /// # Errors
     /// The server sent a reply that nobody asked for.
@@ -246,10 +318,13 @@ impl Exchange {
             // Only a Describe's last message ends it; in the simple protocol these belong to a Query.
             Backend::RowDescription | Backend::NoData => return Ok(self.optional(Kind::Describe)),
             Backend::CommandComplete | Backend::EmptyQueryResponse | Backend::PortalSuspended => {
+                if self.copying_in {
+                    self.copied_in();
+                }
                 return Ok(self.optional(Kind::Execute));
             }
             Backend::CopyInResponse | Backend::CopyBothResponse => {
-                self.begin_copy_in();
+                self.copying_in = true;
                 return Ok(Verdict::Forward);
             }
             _ => return Ok(Verdict::Forward),
@@ -260,60 +335,85 @@ impl Exchange {
         if let Some(undo) = due.undo.as_deref() {
             unbook(&mut self.booked, undo);
         }
-        Ok(if due.action == Action::Skip { Verdict::Skip } else { Verdict::Forward })
+        Ok(verdict(&due))
     }
 
     #[inline]
     fn optional(&mut self, kind: Kind) -> Verdict {
-        match self.owed.take(kind) {
-            Some(due) if due.action == Action::Skip => Verdict::Skip,
-            _ => Verdict::Forward,
-        }
+        self.owed.take(kind).as_ref().map_or(Verdict::Forward, verdict)
     }
 
-    fn begin_copy_in(&mut self) {
-        self.copying_in = !self.owed.ignore_syncs_of_copy();
+    /// A COPY has ended well: the server has read all up to its end, and ignored the Syncs in there.
+    #[cold]
+    fn copied_in(&mut self) {
+        self.copying_in = false;
+        self.owed.copy_has_ended();
         if self.owed.next_kind() == Some(Kind::Execute) && !self.owed.has_sync() {
             self.unsynced = true;
         }
     }
 
-    /// An ErrorResponse came. `undo` gets what must be taken back, latest first.
-    pub fn failed(&mut self, mut undo: impl FnMut(Undo)) {
-        self.copying_in = false;
-        let Some(kind) = self.owed.next_kind() else {
-            // Nobody asked: a FATAL on its way, such as "terminating connection due to administrator command"; or the
-            // pipeline failed at a message that has no reply of its own.
-            self.discarding = self.unsynced;
-            return;
-        };
-        if kind.ends_with_ready() {
-            return;
+    /// An ErrorResponse came. `undo` gets what must be taken back, latest first, with the number of its request. Where
+    /// [`Exchange::is_undecided`], [`Exchange::decide`] comes first.
+    ///
+    /// # Errors
+    /// A COPY failed, and more Syncs were sent into it than we keep account of.
+    pub fn failed(&mut self, undo: impl FnMut(u64, Undo)) -> Result<(), Violation> {
+        let copied = std::mem::take(&mut self.copying_in);
+        match self.owed.next_kind() {
+            // Nobody asked: a FATAL on its way, such as "terminating connection due to administrator command".
+            None => self.discarding = self.unsynced,
+            Some(Kind::Execute) if copied => self.copy_by_execute_failed(undo)?,
+            Some(kind) if kind.ends_with_ready() => {
+                if copied {
+                    self.copy_by_query_failed()?;
+                }
+            }
+            Some(_) => self.skip_to_sync(undo),
         }
+        Ok(())
+    }
+
+    /// The server drops everything up to the next Sync.
+    fn skip_to_sync(&mut self, mut undo: impl FnMut(u64, Undo)) {
+        let mut skipped = Vec::new();
         let booked = &mut self.booked;
-        let synced = self.owed.fail_until_ready(|due| {
+        let synced = self.owed.skip_to_sync(|due| {
             if let Some(taken_back) = due.undo {
                 unbook(booked, &taken_back);
-                undo(*taken_back);
+                skipped.push((due.number, *taken_back));
             }
         });
         self.discarding = !synced;
         self.unsynced = self.unsynced || !synced;
+        skipped.into_iter().rev().for_each(|(number, taken_back)| undo(number, taken_back));
     }
 
-    /// A ReadyForQuery came with this status byte.
+    /// A ReadyForQuery came with this status byte. Where [`Exchange::is_undecided`], [`Exchange::decide`] comes first.
     ///
     /// # Errors
     /// None was owed, or the status is unknown.
     #[inline]
-    pub fn ready(&mut self, status: u8) -> Result<(), Violation> {
+    pub fn ready(&mut self, status: u8) -> Result<Verdict, Violation> {
         self.status = TransactionStatus::from_byte(status).ok_or(Violation::UnexpectedReady)?;
         self.copying_in = false;
-        match self.owed.take_ready() {
-            None if !self.foreign => Err(Violation::UnexpectedReady),
-            _ => Ok(()),
+        match self.owed.next_kind() {
+            Some(kind) if kind.ends_with_ready() => {}
+            _ if self.foreign => {
+                self.owed.skip_to_sync(|_| ());
+            }
+            _ => return Err(Violation::UnexpectedReady),
         }
+        let verdict = match self.copy_failed.take() {
+            None => self.owed.pop().as_ref().map_or(Verdict::Forward, verdict),
+            Some(open) => self.begin_readings_after_query(open),
+        };
+        Ok(verdict)
     }
+}
+
+fn verdict(due: &Due) -> Verdict {
+    if due.action == Action::Skip { Verdict::Skip } else { Verdict::Forward }
 }
 
 #[cfg(test)]
@@ -364,7 +464,7 @@ mod tests {
         exchange.sync();
         extended(&mut exchange, &[Kind::Bind, Kind::Execute]);
         exchange.sync();
-        exchange.failed(|_| ());
+        exchange.failed(|_, _| ()).unwrap();
         exchange.ready(b'I').unwrap();
 
         assert!(!exchange.at_rest());
@@ -379,7 +479,7 @@ mod tests {
         let mut exchange = Exchange::default();
 
         extended(&mut exchange, &[Kind::Parse]);
-        exchange.failed(|_| ());
+        exchange.failed(|_, _| ()).unwrap();
         assert!(exchange.discarding());
         extended(&mut exchange, &[Kind::Bind, Kind::Execute]);
         exchange.ask(Kind::Query);
@@ -432,7 +532,7 @@ mod tests {
 
         exchange.ask(Kind::Query);
         exchange.end_copy();
-        exchange.failed(|_| ());
+        exchange.failed(|_, _| ()).unwrap();
         exchange.ready(b'I').unwrap();
 
         assert!(exchange.at_rest());
@@ -461,7 +561,7 @@ mod tests {
     #[test]
     fn skipped_and_faked_replies_keep_their_place() {
         let mut exchange = Exchange::default();
-        let due = |kind, action| Due { kind, action, undo: None };
+        let due = |kind, action| Due::new(kind, action, None);
 
         exchange.ask_extended(due(Kind::Parse, Action::Skip));
         exchange.ask_extended(due(Kind::Bind, Action::Forward));
@@ -564,7 +664,7 @@ mod tests {
                     (self.waits, self.may_copy) = (false, false);
                 }
                 'E' => {
-                    self.exchange.failed(|_| ());
+                    self.exchange.failed(|_, _| ()).unwrap();
                     self.may_copy = false;
                 }
                 other => {

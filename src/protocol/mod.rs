@@ -6,6 +6,7 @@
 //! - [`outstanding`] the replies owed, in order: forward, skip or fake
 //! - [`parameters`] session parameters: what the client wants, what the server has, the SET between them
 //! - [`statements`] a client's statement name, the shared statement, its name on a server
+//! - [`statement_sql`] whether a text of SQL may change prepared statements by name
 //! - [`rename`] Parse, Bind, Describe and Close under another statement name
 //! - [`handover`] all of it as it is handed to a successor
 //! - [`shared`] parameter sets and statements that many clients have alike, each kept once
@@ -16,4 +17,5 @@ pub mod outstanding;
 pub mod parameters;
 pub mod rename;
 pub mod shared;
+pub mod statement_sql;
 pub mod statements;

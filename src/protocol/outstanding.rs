@@ -5,7 +5,7 @@
 //! is written as soon as all replies before it are through; one that the client must not see (to a Parse that pgweir
 //! sent on its own account) is [`Action::Skip`].
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::statements::Statement;
@@ -29,7 +29,9 @@ pub enum Kind {
     Execute,
     /// Close: CloseComplete.
     Close,
-    /// CopyDone or CopyFail that was sent before it was known that there is a COPY: no reply, a mark in the queue.
+    /// A Flush with a body: an ErrorResponse, and no other reply.
+    BadFlush,
+    /// CopyDone or CopyFail: no reply, a mark in the queue. It ends the COPY before it, if there is one.
     CopyEnd,
 }
 
@@ -67,6 +69,8 @@ pub enum Undo {
         name: Box<[u8]>,
         /// What it meant.
         statement: Arc<Statement>,
+        /// The number of the Parse that gave it the name.
+        number: u64,
     },
     /// The server was asked to close the statement of this number, to make room or because nobody could tell of it.
     ServerClosed(u64),
@@ -86,6 +90,8 @@ impl Undo {
 /// One reply owed.
 #[derive(Debug)]
 pub struct Due {
+    /// Which request of this server it answers, counted from 1; [`Outstanding::push`] sets it.
+    pub number: u64,
     /// To what.
     pub kind: Kind,
     /// What happens to it.
@@ -97,7 +103,22 @@ pub struct Due {
 impl Due {
     /// A reply the client gets, with nothing to take back.
     pub fn forward(kind: Kind) -> Due {
-        Due { kind, action: Action::Forward, undo: None }
+        Due::new(kind, Action::Forward, None)
+    }
+
+    /// A reply with what happens to it, and what to take back if it never comes.
+    pub fn new(kind: Kind, action: Action, undo: Option<Undo>) -> Due {
+        Due { number: 0, kind, action, undo: undo.map(Box::new) }
+    }
+
+    /// Roughly how many bytes it holds beside itself.
+    fn held_bytes(&self) -> usize {
+        match self.undo.as_deref() {
+            None => 0,
+            Some(Undo::Parsed { name, .. }) => size_of::<Undo>() + name.as_ref().map_or(0, |name| name.len()),
+            Some(Undo::ClientClosed { name, .. }) => size_of::<Undo>() + name.len(),
+            Some(Undo::ServerClosed(_)) => size_of::<Undo>(),
+        }
     }
 }
 
@@ -105,11 +126,23 @@ impl Due {
 #[derive(Debug, Default)]
 pub struct Outstanding {
     dues: VecDeque<Due>,
+    /// How many of them answer a Sync.
+    syncs: usize,
+    /// How many of them end with ReadyForQuery.
+    readies: usize,
+    /// What they hold beside themselves, in bytes.
+    held_bytes: usize,
+    /// The number of the latest request.
+    pushed: u64,
 }
 
 impl Outstanding {
-    /// The most replies one server may owe at a time. A client that pipelines more without reading is refused.
-    pub const DUES_MAX: usize = 1 << 20;
+    /// The most replies that may be owed before the client is not read any further. PostgreSQL sends its answers
+    /// whenever 8 KiB of them have come together, so a server that works always makes room again.
+    pub const DUES_MAX: usize = 16 * 1024;
+
+    /// The most bytes that they may hold beside themselves (names of statements) before the same.
+    pub const HELD_BYTES_MAX: usize = 256 * 1024;
 
     /// Is nothing owed?
     #[inline]
@@ -118,13 +151,25 @@ impl Outstanding {
     }
 
     /// How many replies are owed.
+    #[inline]
     pub fn len(&self) -> usize {
         self.dues.len()
+    }
+
+    /// Is so much owed that the client must wait?
+    #[inline]
+    pub fn is_full(&self) -> bool {
+        self.dues.len() >= Outstanding::DUES_MAX || self.held_bytes >= Outstanding::HELD_BYTES_MAX
     }
 
     /// All of them, first due first.
     pub fn iter(&self) -> impl Iterator<Item = &Due> {
         self.dues.iter()
+    }
+
+    /// The one at this place.
+    pub fn get(&self, at: usize) -> Option<&Due> {
+        self.dues.get(at)
     }
 
     /// The kind that is due next.
@@ -133,9 +178,40 @@ impl Outstanding {
         self.dues.front().map(|due| due.kind)
     }
 
+    /// The kind that is due last.
+    pub fn last_kind(&self) -> Option<Kind> {
+        self.dues.back().map(|due| due.kind)
+    }
+
+    /// The number of the request whose reply is due next, or that the next request will have.
+    #[inline]
+    pub fn next_number(&self) -> u64 {
+        self.dues.front().map_or(self.pushed + 1, |due| due.number)
+    }
+
+    /// The number of the latest request.
+    #[inline]
+    pub fn last_number(&self) -> u64 {
+        self.pushed
+    }
+
     /// Adds a reply owed after all others.
     #[inline]
-    pub fn push(&mut self, due: Due) {
+    pub fn push(&mut self, mut due: Due) {
+        self.pushed += 1;
+        due.number = self.pushed;
+        self.put(due);
+    }
+
+    /// Adds a reply owed to a request that has its number already.
+    #[inline]
+    pub fn put(&mut self, due: Due) {
+        self.pushed = self.pushed.max(due.number);
+        self.syncs += usize::from(due.kind == Kind::Sync);
+        self.readies += usize::from(due.kind.ends_with_ready());
+        if due.undo.is_some() {
+            self.held_bytes += due.held_bytes();
+        }
         self.dues.push_back(due);
     }
 
@@ -147,17 +223,29 @@ impl Outstanding {
 
     /// Takes the first out, and the marks behind it, which mean something only while there is a COPY before them.
     #[inline]
-    fn pop(&mut self) -> Option<Due> {
-        let due = self.dues.pop_front();
+    pub fn pop(&mut self) -> Option<Due> {
+        let due = self.pop_one();
         self.drop_marks();
         due
     }
 
+    /// Takes out the marks at the front.
     #[inline]
-    fn drop_marks(&mut self) {
+    pub fn drop_marks(&mut self) {
         while self.next_kind() == Some(Kind::CopyEnd) {
             self.dues.pop_front();
         }
+    }
+
+    #[inline]
+    fn pop_one(&mut self) -> Option<Due> {
+        let due = self.dues.pop_front()?;
+        self.syncs -= usize::from(due.kind == Kind::Sync);
+        self.readies -= usize::from(due.kind.ends_with_ready());
+        if due.undo.is_some() {
+            self.held_bytes -= due.held_bytes();
+        }
+        Some(due)
     }
 
     /// Takes the next reply out if pgweir must invent it.
@@ -169,43 +257,78 @@ impl Outstanding {
         }
     }
 
-    /// Takes out everything before the next reply that ends with ReadyForQuery, last first: an error made the server
-    /// skip it. Says whether such a reply is owed at all.
-    pub fn fail_until_ready(&mut self, mut skipped: impl FnMut(Due)) -> bool {
-        let end = self.dues.iter().position(|due| due.kind.ends_with_ready());
-        let count = end.unwrap_or(self.dues.len());
-        for due in self.dues.drain(..count).rev() {
-            skipped(due);
+    /// Takes the first `count` out, in order, marks included.
+    pub fn take_first(&mut self, count: usize, mut taken: impl FnMut(usize, Due)) {
+        for at in 0..count {
+            let Some(due) = self.pop_one() else { break };
+            taken(at, due);
         }
-        self.drop_marks();
-        end.is_some()
     }
 
-    /// Takes out the ReadyForQuery that was due next, with everything still queued before it.
-    pub fn take_ready(&mut self) -> Option<Due> {
-        while let Some(due) = self.pop() {
-            if due.kind.ends_with_ready() {
-                return Some(due);
+    /// Takes out everything before the next reply to a Sync, first first. Says whether such a reply is owed at all.
+    pub fn skip_to_sync(&mut self, mut skipped: impl FnMut(Due)) -> bool {
+        while let Some(kind) = self.next_kind() {
+            if kind == Kind::Sync {
+                return true;
+            }
+            if let Some(due) = self.pop_one() {
+                skipped(due);
             }
         }
-        None
+        false
     }
 
-    /// The first in the queue turns out to copy in: PostgreSQL ignores the Syncs it reads until the copy data ends.
-    /// Says whether their end was sent already.
-    pub fn ignore_syncs_of_copy(&mut self) -> bool {
-        let end = self.dues.iter().position(|due| due.kind == Kind::CopyEnd);
-        let mut at = 0;
-        self.dues.retain(|due| {
-            let in_copy = end.is_none_or(|end| at <= end);
-            at += 1;
-            !(in_copy && matches!(due.kind, Kind::Sync | Kind::CopyEnd))
-        });
-        end.is_some()
+    /// How many behind the first `before` a COPY may read: Syncs and Flushes up to and including the CopyDone or
+    /// CopyFail that ends it. PostgreSQL ignores them there. Looks at no more than `most`; `None` if there are more.
+    pub fn read_inside_copy(&self, before: usize, most: usize) -> Option<usize> {
+        let mut count = 0;
+        for due in self.dues.iter().skip(before) {
+            match due.kind {
+                Kind::Sync | Kind::BadFlush if count == most => return None,
+                Kind::Sync | Kind::BadFlush => count += 1,
+                Kind::CopyEnd => return Some(count + 1),
+                _ => break,
+            }
+        }
+        Some(count)
+    }
+
+    /// The COPY of the first in the queue has ended well: PostgreSQL has read and ignored all up to its end.
+    pub fn copy_has_ended(&mut self) {
+        let Some(copy) = self.dues.pop_front() else { return };
+        while let Some(kind) = self.next_kind() {
+            match kind {
+                Kind::Sync | Kind::BadFlush => drop(self.pop_one()),
+                Kind::CopyEnd => {
+                    self.dues.pop_front();
+                    break;
+                }
+                _ => break,
+            }
+        }
+        self.dues.push_front(copy);
     }
 
     /// Is a Sync owed?
+    #[inline]
     pub fn has_sync(&self) -> bool {
-        self.dues.iter().any(|due| due.kind == Kind::Sync)
+        self.syncs > 0
+    }
+
+    /// Is a reply owed that ends with ReadyForQuery?
+    #[inline]
+    pub fn has_ready(&self) -> bool {
+        self.readies > 0
+    }
+
+    /// The Parses with these numbers never took place: a Close of what they prepared has nothing to bring back.
+    pub fn forget_closes_of(&mut self, parses: &HashSet<u64>) {
+        for due in &mut self.dues {
+            let of_these = |undo: &Undo| matches!(undo, Undo::ClientClosed { number, .. } if parses.contains(number));
+            if due.undo.as_deref().is_some_and(of_these) {
+                self.held_bytes -= due.held_bytes();
+                due.undo = None;
+            }
+        }
     }
 }

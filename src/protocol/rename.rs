@@ -8,6 +8,9 @@
 
 use super::statements::{Statement, StatementError, server_name};
 
+/// The name of no statement.
+const PROBE_NAME: &str = "PGBOUNCER_PROBE";
+
 /// Most bytes a statement's or portal's name may have. Postgres has no limit of its own; this is far more than any
 /// driver's names.
 pub const NAME_LEN_MAX: usize = 32 * 1024;
@@ -83,6 +86,20 @@ pub fn describe(body: &[u8]) -> Result<Option<&[u8]>, StatementError> {
     statement_in(body).map_err(|()| StatementError::Broken("Describe"))
 }
 
+/// The statement that a Parse names, of whose body `prefix` has arrived; `None` where it is the unnamed statement, or
+/// cannot be told.
+pub fn parsed_so_far(prefix: &[u8]) -> Option<&[u8]> {
+    split_name(prefix).map(|(name, _)| name).filter(|name| !name.is_empty())
+}
+
+/// The statement that a Describe names, of whose body `prefix` has arrived; `None` where it is for a portal or the
+/// unnamed statement, or cannot be told.
+pub fn described_so_far(prefix: &[u8]) -> Option<&[u8]> {
+    let (kind, name) = prefix.split_first()?;
+    let (name, _) = split_name(name)?;
+    (*kind == b'S' && !name.is_empty()).then_some(name)
+}
+
 /// The statement that the whole body of a Close names; `None` where it is for a portal or the unnamed statement.
 ///
 /// # Errors
@@ -132,6 +149,13 @@ pub fn put_describe(out: &mut Vec<u8>, statement: &Statement) {
 /// Appends a Close of our statement with this number.
 pub fn put_close(out: &mut Vec<u8>, id: u64) {
     put_named(out, b'C', &server_name(id));
+}
+
+/// Appends the question that tells how much a server has answered by now: a Close of a statement that nobody has, which
+/// is no error and changes nothing, and a Sync.
+pub fn put_probe(out: &mut Vec<u8>) {
+    put_named(out, b'C', PROBE_NAME);
+    put_header(out, b'S', 0);
 }
 
 fn put_named(out: &mut Vec<u8>, tag: u8, name: &str) {

@@ -13,6 +13,7 @@ use std::task::{Context, Poll, ready};
 
 use super::Server;
 use crate::net::buffers::Outbox;
+use crate::protocol::exchange::Violation;
 use crate::protocol::outstanding::{Due, Kind};
 use crate::protocol::statements::drops_all_statements;
 use crate::wire::framing::{HEADER_LEN, Header, MESSAGE_LEN_MAX, Partial, Piece};
@@ -38,8 +39,8 @@ impl Server {
         // What the client's socket did not take.
         let unsent = self.inbox.run().len();
         self.inbox.sent(unsent);
-        let mut out = Outbox::default();
-        std::future::poll_fn(|cx| self.poll_finish(cx, &mut out)).await
+        let (mut out, mut copy_ended) = (Outbox::default(), false);
+        std::future::poll_fn(|cx| self.poll_finish(cx, &mut out, &mut copy_ended)).await
     }
 
     /// Sends nothing more, and reads until PostgreSQL has closed the connection. It does so when it has done all that
@@ -57,10 +58,14 @@ impl Server {
         }
     }
 
-    fn poll_finish(&mut self, cx: &mut Context<'_>, out: &mut Outbox) -> Poll<io::Result<()>> {
+    fn poll_finish(&mut self, cx: &mut Context<'_>, out: &mut Outbox, copy_ended: &mut bool) -> Poll<io::Result<()>> {
         loop {
             self.look_at_rest()?;
-            self.say_the_end(out.bytes());
+            if self.exchange.is_undecided() {
+                // What it still answers cannot be told, and nobody is left for whom it would be worth asking.
+                return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+            }
+            self.say_the_end(out.bytes(), copy_ended);
             while !out.is_empty() {
                 match self.stream.poll_send(cx, out.pending()) {
                     Poll::Pending => break,
@@ -76,8 +81,11 @@ impl Server {
         }
     }
 
-    fn say_the_end(&mut self, out: &mut Vec<u8>) {
-        if self.exchange.copying_in() {
+    /// `copy_ended` says that the COPY under way has been told of its end.
+    fn say_the_end(&mut self, out: &mut Vec<u8>, copy_ended: &mut bool) {
+        if !self.exchange.copying_in() {
+            *copy_ended = false;
+        } else if !std::mem::replace(copy_ended, true) {
             frontend::copy_fail(out, "the client has disconnected");
             self.exchange.end_copy();
         }
@@ -118,14 +126,15 @@ impl Server {
                 let status = body.first().copied().unwrap_or_default();
                 self.exchange.ready(status).map_err(|_| broken())?;
             }
-            Backend::ErrorResponse => self.note_failure(),
+            Backend::ErrorResponse => self.note_failure().map_err(|_| broken())?,
             Backend::ParameterStatus => {
                 let body = body.to_vec();
                 self.note_parameter(&body);
             }
             message => {
                 if message == Backend::CommandComplete && drops_all_statements(body) {
-                    self.statements.clear();
+                    let number = self.exchange.next_number();
+                    self.statements.clear_before(number);
                     self.note_statement_count();
                 }
                 self.exchange.server_sent(message).map_err(|_| broken())?;
@@ -137,15 +146,16 @@ impl Server {
     }
 
     /// The server skips what was asked for: whether it has the statements in question depends on what came before.
-    fn note_failure(&mut self) {
+    fn note_failure(&mut self) -> Result<(), Violation> {
         let mut skipped = Vec::new();
-        self.exchange.failed(|undo| skipped.extend(undo.on_server()));
+        self.exchange.failed(|_, undo| skipped.extend(undo.on_server()))?;
         for id in skipped {
             if !self.exchange.is_booked(id) {
                 self.statements.suspect(id);
             }
         }
         self.note_statement_count();
+        Ok(())
     }
 }
 

@@ -38,9 +38,7 @@ pub struct Inherited {
 impl Server {
     /// Goes on with a server that another process opened.
     pub fn inherit(inherited: Inherited) -> Box<Server> {
-        let mut statements = ServerStatements::default();
-        inherited.statements.into_iter().for_each(|statement| statements.insert(statement));
-        inherited.suspects.into_iter().for_each(|id| statements.suspect(id));
+        let statements = ServerStatements::inherited(inherited.statements, inherited.suspects);
         let server = Box::new(Server {
             entered: inherited.entered,
             home: workers::current(),
@@ -92,7 +90,7 @@ impl Server {
             application_name: card.application_name.lock().unwrap_or_else(PoisonError::into_inner).to_string(),
             parameters: self.parameters.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
             statements: self.statements.iter().map(|statement| statement.id()).collect(),
-            suspects: self.statements.suspects().to_vec(),
+            suspects: self.statements.suspects().collect(),
             exchange: if at_rest { serde_json::Value::Null } else { self.exchange.to_json() },
             ..ServerState::default()
         }

@@ -10,7 +10,6 @@ use zeroize::Zeroizing;
 
 use super::Server;
 use crate::protocol::exchange::TransactionStatus;
-use crate::protocol::outstanding::Kind;
 use crate::wire::error::ErrorFields;
 use crate::wire::{Backend, backend, frontend};
 
@@ -82,7 +81,7 @@ impl From<io::Error> for LookupError {
 pub async fn look_up(server: &mut Server, sql: &str, user: &str) -> Result<Option<KnownUser>, LookupError> {
     let mut batch = Vec::with_capacity(sql.len() + user.len() + 64);
     frontend::query_with(&mut batch, sql, user);
-    server.exchange.ask(Kind::Sync);
+    server.exchange.sync();
     server.stream.send_all(&batch).await?;
     let mut known = None;
     loop {

@@ -36,6 +36,32 @@ pub fn sent_at_rest(buf: &[u8], len_max: usize) -> Result<Sent, FramingError> {
     })
 }
 
+/// The longest message, in bytes with its tag, of a kind that PostgreSQL holds to be short: all but Query, Parse, Bind,
+/// FunctionCall and CopyData. Of a longer one it hangs up (its `PQ_SMALL_MESSAGE_LIMIT`, and the tag).
+pub const SMALL_LEN_MAX: usize = 10_001;
+
+/// The longest of all others (`PQ_LARGE_MESSAGE_LIMIT`, and the tag).
+pub const LARGE_LEN_MAX: usize = 0x3fff_ffff;
+
+/// Is the message one that PostgreSQL takes, by its length?
+///
+/// # Errors
+/// It is too long; in words for the client.
+pub fn check_len(header: Header) -> Result<(), String> {
+    let most = match Frontend::from_byte(header.tag) {
+        Some(Frontend::Query | Frontend::Parse | Frontend::Bind | Frontend::FunctionCall | Frontend::CopyData) => {
+            LARGE_LEN_MAX
+        }
+        Some(_) => SMALL_LEN_MAX,
+        None => return Ok(()),
+    };
+    if header.len <= most {
+        return Ok(());
+    }
+    let (tag, len, most) = (header.tag.escape_ascii(), header.len - 1, most - 1);
+    Err(format!("invalid message length: '{tag}' has {len} bytes, PostgreSQL takes {most}"))
+}
+
 /// Appends a message: tag, length, body.
 ///
 /// The body must be shorter than 2 GB; all of ours are.

@@ -25,6 +25,11 @@
 //! | | storms of logins, made-up databases | `limits`, `floods` |
 //! | | TLS that was meant for another protocol | `encryption`, `tls` |
 //! | | bytes slipped into an encrypted session, new keys without end | `encryption` |
+//! | | a COPY that fails before it has read the Sync behind it: strangers are answered | `answers`, `protocol::exchange` |
+//! | | a Query inside a batch without Sync keeps a server, or its answer is lost | `answers` |
+//! | | messages that end a server's session, or that it answers unasked (Flush with a body) | `answers` |
+//! | | SQL that drops or replaces the pooler's prepared statements | `answers` |
+//! | | DISCARD ALL with a Parse behind it: a stranger meets "already exists" | `answers` |
 //!
 //! What does not apply:
 //!

@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod admin;
+mod answers;
 mod auth;
 mod auth_query;
 mod cancel;

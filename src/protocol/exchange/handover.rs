@@ -8,11 +8,12 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use super::undecided::Reading;
 use super::{Booked, Exchange, TransactionStatus};
 use crate::protocol::outstanding::{Action, Due, Kind, Outstanding, Undo};
 use crate::protocol::statements::Statement;
 
-const KINDS: [(Kind, &str); 9] = [
+const KINDS: [(Kind, &str); 10] = [
     (Kind::Query, "query"),
     (Kind::FunctionCall, "function call"),
     (Kind::Sync, "sync"),
@@ -21,6 +22,7 @@ const KINDS: [(Kind, &str); 9] = [
     (Kind::Describe, "describe"),
     (Kind::Execute, "execute"),
     (Kind::Close, "close"),
+    (Kind::BadFlush, "bad flush"),
     (Kind::CopyEnd, "copy end"),
 ];
 const ACTIONS: [(Action, &str); 3] = [(Action::Forward, "forward"), (Action::Skip, "skip"), (Action::Fake, "fake")];
@@ -37,6 +39,9 @@ impl Exchange {
             "batch": self.batch,
             "owed": self.owed.iter().map(due_to_json).collect::<Value>(),
             "booked": booked.collect::<Value>(),
+            "copy_failed": self.copy_failed,
+            "readings": self.readings_to_json(),
+            "probed": self.probed,
         })
     }
 
@@ -46,13 +51,14 @@ impl Exchange {
         let flag = |key: &str| value.get(key)?.as_bool();
         let mut owed = Outstanding::default();
         for due in value.get("owed")?.as_array()? {
-            owed.push(due_from_json(due, &statement)?);
+            owed.put(due_from_json(due, &statement)?);
         }
         let booked = value.get("booked")?.as_array()?.iter().map(|entry| {
             let [id, count, batch] = entry.as_array()?.as_slice() else { return None };
             let booked = Booked { count: u32::try_from(count.as_u64()?).ok()?, batch: batch.as_u64()? };
             (booked.count > 0).then_some((id.as_u64()?, booked))
         });
+        let copy_failed = value.get("copy_failed")?;
         let exchange = Exchange {
             status: TransactionStatus::from_byte(u8::try_from(value.get("status")?.as_u64()?).ok()?)?,
             owed,
@@ -61,6 +67,10 @@ impl Exchange {
             copying_in: flag("copying_in")?,
             batch: value.get("batch")?.as_u64()?,
             booked: booked.collect::<Option<_>>()?,
+            copy_failed: copy_failed.as_u64().and_then(|open| usize::try_from(open).ok()),
+            readings: Exchange::readings_from_json(value.get("readings")?)?,
+            probed: flag("probed")?,
+            changes: None,
             foreign: false,
         };
         exchange.books_agree().then_some(exchange)
@@ -69,6 +79,30 @@ impl Exchange {
     /// A conversation of which nothing is known but that it is under way.
     pub fn foreign() -> Exchange {
         Exchange { status: TransactionStatus::InTransaction, foreign: true, ..Exchange::default() }
+    }
+
+    fn readings_to_json(&self) -> Value {
+        self.readings
+            .iter()
+            .map(|reading| {
+                let dropped = reading.dropped.iter().map(|range| json!([range.start, range.end]));
+                json!([reading.at, reading.discarding, reading.begun, dropped.collect::<Value>()])
+            })
+            .collect()
+    }
+
+    fn readings_from_json(value: &Value) -> Option<Vec<Reading>> {
+        let place = |value: &Value| usize::try_from(value.as_u64()?).ok();
+        let range = |value: &Value| {
+            let [start, end] = value.as_array()?.as_slice() else { return None };
+            Some(place(start)?..place(end)?)
+        };
+        let reading = |value: &Value| {
+            let [at, discarding, begun, dropped] = value.as_array()?.as_slice() else { return None };
+            let dropped = dropped.as_array()?.iter().map(range).collect::<Option<_>>()?;
+            Some(Reading { at: place(at)?, dropped, discarding: discarding.as_bool()?, begun: begun.as_bool()? })
+        };
+        value.as_array()?.iter().map(reading).collect()
     }
 
     /// Is every request that changes what a server holds booked, and nothing else?
@@ -90,16 +124,16 @@ fn due_to_json(due: &Due) -> Value {
         Undo::Parsed { name, sent } => {
             json!({ "parsed": name.as_ref().map(|name| STANDARD.encode(name)), "sent": sent })
         }
-        Undo::ClientClosed { name, statement } => {
-            json!({ "client_closed": STANDARD.encode(name), "statement": statement.id() })
+        Undo::ClientClosed { name, statement, number } => {
+            json!({ "client_closed": STANDARD.encode(name), "statement": statement.id(), "number": number })
         }
         Undo::ServerClosed(id) => json!({ "server_closed": id }),
     });
-    json!([kind, action, undo])
+    json!([kind, action, undo, due.number])
 }
 
 fn due_from_json(value: &Value, statement: impl Fn(u64) -> Option<Arc<Statement>>) -> Option<Due> {
-    let [kind, action, undo] = value.as_array()?.as_slice() else { return None };
+    let [kind, action, undo, number] = value.as_array()?.as_slice() else { return None };
     let bytes = |value: &Value| Some(STANDARD.decode(value.as_str()?).ok()?.into_boxed_slice());
     let undo = if undo.is_null() {
         None
@@ -108,11 +142,12 @@ fn due_from_json(value: &Value, statement: impl Fn(u64) -> Option<Arc<Statement>
         Some(Undo::Parsed { name, sent: undo.get("sent").and_then(Value::as_u64) })
     } else if let Some(name) = undo.get("client_closed") {
         let statement = statement(undo.get("statement")?.as_u64()?)?;
-        Some(Undo::ClientClosed { name: bytes(name)?, statement })
+        Some(Undo::ClientClosed { name: bytes(name)?, statement, number: undo.get("number")?.as_u64()? })
     } else {
         Some(Undo::ServerClosed(undo.get("server_closed")?.as_u64()?))
     };
     Some(Due {
+        number: number.as_u64()?,
         kind: KINDS.iter().find(|(_, name)| kind == name).map(|(kind, _)| *kind)?,
         action: ACTIONS.iter().find(|(_, name)| action == name).map(|(action, _)| *action)?,
         undo: undo.map(Box::new),
@@ -134,17 +169,13 @@ mod tests {
     fn a_pipeline_in_the_middle_goes_on_where_it_was() {
         let statement = Catalogue::default().statement(b"SELECT 1\0\0\0");
         let mut exchange = Exchange::default();
-        let undo = |undo| Some(Box::new(undo));
         let parsed = Undo::Parsed { name: Some(b"a".as_slice().into()), sent: Some(statement.id()) };
-        let closed = Undo::ClientClosed { name: b"b".as_slice().into(), statement: statement.clone() };
-        exchange.ask_extended(Due { kind: Kind::Parse, action: Action::Skip, undo: undo(parsed) });
+        let closed = Undo::ClientClosed { name: b"b".as_slice().into(), statement: statement.clone(), number: 0 };
+        exchange.ask_extended(Due::new(Kind::Parse, Action::Skip, Some(parsed)));
         exchange.ask_extended(Due::forward(Kind::Bind));
-        exchange.ask_extended(Due { kind: Kind::Close, action: Action::Fake, undo: undo(closed) });
-        exchange.ask_extended(Due {
-            kind: Kind::Close,
-            action: Action::Skip,
-            undo: undo(Undo::ServerClosed(statement.id())),
-        });
+        exchange.ask_extended(Due::new(Kind::Close, Action::Fake, Some(closed)));
+        let made_room = Undo::ServerClosed(statement.id());
+        exchange.ask_extended(Due::new(Kind::Close, Action::Skip, Some(made_room)));
         exchange.sync();
 
         let mut after = handed_over(&exchange, Some(&statement));
@@ -153,7 +184,7 @@ mod tests {
         assert!(after.in_doubt(statement.id()));
         assert_eq!(after.server_sent(Backend::ParseComplete), Ok(super::super::Verdict::Skip));
         let mut undone = 0;
-        after.failed(|_| undone += 1);
+        after.failed(|_, _| undone += 1).unwrap();
         assert_eq!(undone, 2, "the Parse has been answered");
         after.ready(b'I').unwrap();
         assert!(after.at_rest());
