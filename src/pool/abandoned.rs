@@ -125,7 +125,7 @@ impl Outing {
         let card = server.card().clone();
         let target = card.cancel_target.get();
         let works = !server.waits();
-        if left == LeftAt::MidMessage || server.exchange.is_undecided() || card.close_needed.load(Relaxed) {
+        if left == LeftAt::MidMessage || card.close_needed.load(Relaxed) {
             let run_out = server.run_out(left == LeftAt::MessageEnd);
             self.cancel_while(run_out, target, works).await;
             return Err(Unfit);

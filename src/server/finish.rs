@@ -15,6 +15,7 @@ use super::Server;
 use crate::net::buffers::Outbox;
 use crate::protocol::exchange::Violation;
 use crate::protocol::outstanding::{Due, Kind};
+use crate::protocol::rename;
 use crate::protocol::statements::drops_all_statements;
 use crate::wire::framing::{HEADER_LEN, Header, MESSAGE_LEN_MAX, Partial, Piece};
 use crate::wire::{Backend, frontend};
@@ -39,8 +40,8 @@ impl Server {
         // What the client's socket did not take.
         let unsent = self.inbox.run().len();
         self.inbox.sent(unsent);
-        let (mut out, mut copy_ended) = (Outbox::default(), false);
-        std::future::poll_fn(|cx| self.poll_finish(cx, &mut out, &mut copy_ended)).await
+        let (mut out, mut copy_ended, mut asked) = (Outbox::default(), false, false);
+        std::future::poll_fn(|cx| self.poll_finish(cx, &mut out, &mut copy_ended, &mut asked)).await
     }
 
     /// Sends nothing more, and reads until PostgreSQL has closed the connection. It does so when it has done all that
@@ -58,14 +59,17 @@ impl Server {
         }
     }
 
-    fn poll_finish(&mut self, cx: &mut Context<'_>, out: &mut Outbox, copy_ended: &mut bool) -> Poll<io::Result<()>> {
+    fn poll_finish(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &mut Outbox,
+        copy_ended: &mut bool,
+        asked: &mut bool,
+    ) -> Poll<io::Result<()>> {
         loop {
             self.look_at_rest()?;
-            if self.exchange.is_undecided() {
-                // What it still answers cannot be told, and nobody is left for whom it would be worth asking.
-                return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
-            }
             self.say_the_end(out.bytes(), copy_ended);
+            self.ask_what_was_read(out.bytes(), asked);
             while !out.is_empty() {
                 match self.stream.poll_send(cx, out.pending()) {
                     Poll::Pending => break,
@@ -99,6 +103,18 @@ impl Server {
         }
     }
 
+    /// Where it is open which Syncs PostgreSQL has read inside a COPY that failed, one more ends a batch that it may be
+    /// dropping, and then a question tells.
+    fn ask_what_was_read(&mut self, out: &mut Vec<u8>, asked: &mut bool) {
+        if self.exchange.is_undecided() && !std::mem::replace(asked, true) {
+            frontend::sync(out);
+            self.exchange.sync();
+            if self.exchange.probe() {
+                rename::put_probe(out);
+            }
+        }
+    }
+
     /// Looks at what PostgreSQL has sent, and drops it.
     fn look_at_rest(&mut self) -> io::Result<()> {
         let broken = || io::Error::from(io::ErrorKind::InvalidData);
@@ -120,6 +136,9 @@ impl Server {
     /// Notes a message of which `len` bytes are in the inbox.
     fn note_answer(&mut self, message: Backend, len: usize) -> io::Result<()> {
         let broken = || io::Error::from(io::ErrorKind::InvalidData);
+        if self.exchange.is_undecided() && message != Backend::ParameterStatus && self.decides(message, len)? {
+            return Ok(());
+        }
         let body = self.inbox.fresh().get(HEADER_LEN..len).unwrap_or_default();
         match message {
             Backend::ReadyForQuery => {
@@ -145,17 +164,34 @@ impl Server {
         Ok(())
     }
 
+    /// A message while it is open what the server has read. False: that is decided now, and the message is like any.
+    fn decides(&mut self, message: Backend, len: usize) -> io::Result<bool> {
+        let status = self.inbox.fresh().get(HEADER_LEN..len).and_then(|body| body.first()).copied();
+        let status = status.filter(|_| message == Backend::ReadyForQuery);
+        let mut skipped = Vec::new();
+        let decided = self.exchange.decide(message, status, |_, undo| skipped.extend(undo.on_server()));
+        self.suspect(skipped);
+        match decided {
+            Ok(verdict) => Ok(verdict.is_some()),
+            Err(_) => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
     /// The server skips what was asked for: whether it has the statements in question depends on what came before.
     fn note_failure(&mut self) -> Result<(), Violation> {
         let mut skipped = Vec::new();
         self.exchange.failed(|_, undo| skipped.extend(undo.on_server()))?;
+        self.suspect(skipped);
+        Ok(())
+    }
+
+    fn suspect(&mut self, skipped: Vec<u64>) {
         for id in skipped {
             if !self.exchange.is_booked(id) {
                 self.statements.suspect(id);
             }
         }
         self.note_statement_count();
-        Ok(())
     }
 }
 
