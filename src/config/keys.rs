@@ -22,7 +22,7 @@ settings! {
         host: Hosts, "", Reload;
         /// One port for all hosts, or one port per host, separated by commas.
         port: Ports = "5432", "", Reload;
-        /// The user that all server connections log in as, whoever the client is. Such a database has one pool.
+        /// The user that all server connections log in as, for every client. Such a database has one pool.
         user: Optional, "", Reload;
         /// The password of that user, if auth_file has none.
         password: Hidden, "", Reload;

@@ -160,7 +160,7 @@ const REST: &str = "
 The users that the variables name, with their passwords, and the users in `auth_file`. The images differ, and pgweir
 keeps the difference:
 
-- `DATABASES_USER` is the user of every server connection, whoever the client is. Clients log in as that user with
+- `DATABASES_USER` is the user of every server connection, for every client. Clients log in as that user with
   `DATABASES_PASSWORD`.
 - `DB_USER`, `POSTGRESQL_USERNAME` or a URL's user is a login. Server connections use the name of the user who logged
   in, with one pool per user.
