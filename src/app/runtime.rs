@@ -3,8 +3,7 @@
 //! One single-threaded tokio runtime for each worker. Worker 0 is the main thread and also runs the process' own
 //! services, so that a process with one worker is one thread, but for the log's and those that run what blocks. A
 //! client and the server on loan to it live on one worker, so a transaction wakes no other thread. Pools are shared by
-//! all workers: 25 servers are 25, whatever the number of threads. Everything is `Send`, so that the other flavour (one
-//! work-stealing runtime) is a change of this file.
+//! all workers: 25 servers are 25, whatever the number of threads.
 
 use std::io;
 use std::sync::mpsc;
