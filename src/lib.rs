@@ -90,6 +90,7 @@
 //! | LDAP: its options, then asking a directory | [`config::ldap`], [`net::ldap`] |
 //! | PAM: its service, then a process that asks it | [`config::pam`], [`net::pam`] |
 //! | who waits while others check passwords | [`net::outside`] |
+//! | where keys are derived and handshakes signed, whose turn is next | [`net::compute`] |
 //! | a method, towards clients and towards servers | [`auth`], `auth/prover.rs` |
 //! | SCRAM, and the cache of its keys | `auth/scram/`, `auth/keys.rs` |
 //! | max_client_conn and its kin | `client/mod.rs`, `pool/registry/crowd.rs` |
@@ -222,7 +223,7 @@
 //! # Packages
 //!
 //! Taken where they save more than they cost to read: `tokio` (readiness, tasks), `rustix`, `nix` and `socket2` (system
-//! calls without unsafe code), `sha2`, `hmac`, `pbkdf2`, `md-5`, `stringprep`, `subtle`, `zeroize`, `base64`,
+//! calls without unsafe code), `sha2`, `hmac`, `md-5`, `stringprep`, `subtle`, `zeroize`, `base64`,
 //! `getrandom` (authentication), `ldap3` (directories), `nonstick` (PAM), `domain` (questions to name servers), `toml`,
 //! `serde_json` (text), `tracing` (the log's macros), `jiff` (time zones), `lru` (statements per server), `lexopt` (the
 //! command line), `sd-notify` and `listenfd` (systemd),
@@ -235,6 +236,8 @@
 //! - `scram`: it cannot check a login against a stored secret, nor start from a client key, which pass-through needs.
 //!   So `auth/scram` is ours, over the RustCrypto primitives.
 //! - `hickory-resolver`: 67 packages more where `domain` is 14, and a reader of `resolv.conf` that knows no port.
+//! - `pbkdf2`: it does all rounds in one call, and a derivation must stop when its login is gone ([`auth`]). The tests
+//!   compare with it.
 //! - `postgres-protocol`: the client's half of messages and SCRAM only, and keys are derived on the calling thread. The
 //!   tests compare with it, as an independent opinion on SCRAM and md5.
 //! - `bytes`, `tokio-util`: their buffers are reference-counted and belong to a connection, codecs hand over one

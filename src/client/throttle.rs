@@ -14,6 +14,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::config::Settings;
+use crate::net::compute::network;
 use crate::stats::moment::Moment;
 
 /// Addresses remembered in each of the two generations: 1.6 MB at most in both.
@@ -110,14 +111,6 @@ impl Bucket {
             self.logged_at = Some(now);
         }
         Verdict::Refused { first }
-    }
-}
-
-/// Whom an address stands for.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),
-        address => address,
     }
 }
 

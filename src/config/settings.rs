@@ -150,7 +150,7 @@ settings! {
         /// Full buffers read from one connection before others get their turn; 0 is no limit.
         sbuf_loopcnt: Count = "5", "buffers", Reload;
         /// Iterations of the SCRAM secrets made from plain ones.
-        scram_iterations: Whole<1, 2_147_483_647> = "4096", "iterations", Reload;
+        scram_iterations: Whole<1, 1_000_000> = "4096", "iterations", Reload;
         /// A server idle for longer than this is tried with server_check_query before it is used.
         server_check_delay: Seconds = "30", "seconds", Reload;
         /// The query that tries an idle server: `<empty>` is the empty query, and nothing at all is no check.

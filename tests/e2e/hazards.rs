@@ -23,6 +23,8 @@
 //! | | a server that need not prove itself | `servers` |
 //! | | slow logins, half-open floods, endless handshakes | `floods` |
 //! | | storms of logins, made-up databases | `limits`, `floods` |
+//! | reported | stored secrets and servers with absurd SCRAM iterations; logins that leave their work behind | `derivations`, `servers` |
+//! | | one address or name that keeps all others from logging in | `derivations` |
 //! | | TLS that was meant for another protocol | `encryption`, `tls` |
 //! | | bytes slipped into an encrypted session, new keys without end | `encryption` |
 //!
@@ -50,6 +52,7 @@ use crate::support::tls::{Authority, Tunnel};
 use crate::support::{self, Login, Message, Postgres, Proxy, Script, Setup, Wire};
 use crate::tls::{STARTTLS, encrypting};
 
+mod derivations;
 mod encryption;
 mod floods;
 mod servers;
