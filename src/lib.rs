@@ -227,7 +227,7 @@
 //! `getrandom` (authentication), `ldap3` (directories), `nonstick` (PAM), `domain` (questions to name servers), `toml`,
 //! `serde_json` (text), `tracing` (the log's macros), `jiff` (time zones), `lru` (statements per server), `lexopt` (the
 //! command line), `sd-notify` and `listenfd` (systemd),
-//! `rustls` with `aws-lc-rs` and `x509-parser` (TLS).
+//! `rustls` with `aws-lc-rs`, its `rustls-webpki` and `x509-parser` (TLS).
 //!
 //! Looked for here and not found:
 //!

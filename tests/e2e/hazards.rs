@@ -22,8 +22,9 @@
 //! | | channel binding talked out of, another's channel | `scram_is_bound_to_its_own_channel`, `servers`, `tls` |
 //! | | a server that need not prove itself | `servers` |
 //! | | slow logins, half-open floods, endless handshakes | `floods` |
+//! | reported | a listed authority's certificates for something else, authorities that may not sign | `certificates` |
 //! | | storms of logins, made-up databases | `limits`, `floods` |
-//! | reported | stored secrets and servers with absurd SCRAM iterations; logins that leave their work behind | `derivations`, `servers` |
+//! | reported | SCRAM iterations without a bound, logins that leave their work behind | `derivations`, `servers` |
 //! | | one address or name that keeps all others from logging in | `derivations` |
 //! | | TLS that was meant for another protocol | `encryption`, `tls` |
 //! | | bytes slipped into an encrypted session, new keys without end | `encryption` |
@@ -52,6 +53,7 @@ use crate::support::tls::{Authority, Tunnel};
 use crate::support::{self, Login, Message, Postgres, Proxy, Script, Setup, Wire};
 use crate::tls::{STARTTLS, encrypting};
 
+mod certificates;
 mod derivations;
 mod encryption;
 mod floods;
