@@ -173,9 +173,10 @@ impl Arrival {
         let names = Names { database: Arc::from(&*message.database), user: Arc::from(&*message.user) };
         let _ = self.entered.card().names.set(names);
         self.entered.card().set_replication(message.replication);
-        if message.database != admin::DATABASE {
-            self.throttle()?;
+        if message.database == admin::DATABASE {
+            self.entered.card().console.store(true, Relaxed);
         }
+        self.throttle()?;
         message.check().map_err(Farewell::Startup)?;
         self.log_attempt(&message);
         if message.user.len() > USER_LENGTH_MAX {
@@ -217,7 +218,8 @@ impl Arrival {
         entered.map(|ready| Way::Client(Box::new(ready)))
     }
 
-    /// Refuses whose address tries too often, before it costs a line of the log or a derivation of keys.
+    /// Refuses whose address tries too often, before it costs a line of the log or a derivation of keys, and before
+    /// anything is told of a password, be it the console's. Administrators get in through a Unix socket.
     fn throttle(&self) -> Result<(), Farewell> {
         let (Some(rate), Endpoint::Tcp(peer)) = (Rate::of(&self.config.settings), &self.entered.card().peer) else {
             return Ok(());
@@ -597,7 +599,6 @@ impl Arrival {
 
     /// The console: by peer identity on a Unix socket, by name with auth_type=any, else with a password like anybody.
     async fn console(&mut self, message: &mut StartupMessage) -> Result<Rights, Farewell> {
-        self.entered.card().console.store(true, Relaxed);
         if message.user == admin::DATABASE && is_own_user(self.entered.card()) {
             tracing::info!(conn = ?lines::Tag::client(self.entered.card()), "pgbouncer access from unix socket");
             return Ok(Rights::Admin);

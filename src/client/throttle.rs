@@ -1,4 +1,5 @@
-//! How many logins one address may try: `login_rate_limit` a second, and `login_rate_burst` at once.
+//! How many logins one address may try, to databases and to the console: `login_rate_limit` a second, and
+//! `login_rate_burst` at once.
 //!
 //! Pure: no clock, lock, socket or task.
 //!

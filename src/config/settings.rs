@@ -241,8 +241,9 @@ settings! {
         log_format: LogFormat = "pgbouncer", "", Restart;
         /// Logins that one address may try at once before login_rate_limit holds it back.
         login_rate_burst: Count = "20", "logins", Reload;
-        /// Logins per second that one address may try, an IPv6 network of 64 bits counting as one; 0 is no limit. The
-        /// console and Unix sockets are exempt. Mind clients that share an address, behind NAT or another proxy.
+        /// Logins per second that one address may try, an IPv6 network of 64 bits counting as one; 0 is no limit. Those
+        /// to the console count, too; Unix sockets are exempt. Mind clients that share an address, behind NAT or
+        /// another proxy.
         login_rate_limit: Count = "0", "logins/s", Reload;
         /// How TLS with servers begins: postgres asks first, direct does not, which servers take from PostgreSQL 17 on
         /// and which server_tls_sslmode must demand.

@@ -23,7 +23,7 @@
 //! | | a server that need not prove itself | `servers` |
 //! | | slow logins, half-open floods, endless handshakes | `floods` |
 //! | reported | a listed authority's certificates for something else, authorities that may not sign | `certificates` |
-//! | | storms of logins, made-up databases | `limits`, `floods` |
+//! | | storms of logins, made-up databases, passwords of the console guessed without limit | `limits`, `floods` |
 //! | reported | SCRAM iterations without a bound, logins that leave their work behind | `derivations`, `servers` |
 //! | | one address or name that keeps all others from logging in | `derivations` |
 //! | | TLS that was meant for another protocol | `encryption`, `tls` |
