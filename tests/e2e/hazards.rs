@@ -26,6 +26,7 @@
 //! | | storms of logins, made-up databases, passwords of the console guessed without limit | `limits`, `floods` |
 //! | reported | SCRAM iterations without a bound, logins that leave their work behind | `derivations`, `servers` |
 //! | | one address or name that keeps all others from logging in | `derivations` |
+//! | reported | user names that name another's entry of a directory, or write a filter | `ldap` |
 //! | | TLS that was meant for another protocol | `encryption`, `tls` |
 //! | | bytes slipped into an encrypted session, new keys without end | `encryption` |
 //!
