@@ -94,6 +94,7 @@
 //! | LDAP: its options, then the requests to a directory | [`config::ldap`], [`net::ldap`] |
 //! | PAM: its service, then the process that calls it | [`config::pam`], [`net::pam`] |
 //! | logins that wait for LDAP or PAM | [`net::outside`] |
+//! | threads for key derivation and TLS signatures, and their order | [`net::compute`] |
 //! | an authentication method, for clients and for servers | [`auth`], `auth/prover.rs` |
 //! | SCRAM, and the cache of its keys | `auth/scram/`, `auth/keys.rs` |
 //! | max_client_conn and the other limits of clients | `client/mod.rs`, `pool/registry/crowd.rs` |

@@ -18,8 +18,8 @@ use crate::net::workers::{self, Workers};
 /// Most worker threads: beyond it the shared pools are the limit, not the cores.
 const WORKERS_MAX: usize = 64;
 
-/// Threads of each worker that run key derivations and other work that blocks; few, so that a login
-/// storm leaves the cores to the workers.
+/// Threads of each worker for what waits for others: the system's list of users, a service manager. Key derivations and
+/// signatures have threads of their own ([`crate::net::compute`]).
 const BLOCKING_THREADS_MAX: usize = 2;
 
 /// The running worker threads, worker 0 not among them. Dropping it ends them, and with them their connections.

@@ -159,7 +159,7 @@ settings! {
         /// limit.
         sbuf_loopcnt: Count = "5", "buffers", Reload;
         /// Iterations of the SCRAM secrets that are made from plain passwords.
-        scram_iterations: Whole<1, 2_147_483_647> = "4096", "iterations", Reload;
+        scram_iterations: Whole<1, 1_000_000> = "4096", "iterations", Reload;
         /// A server connection that was idle for longer than this is checked with server_check_query before it is used.
         server_check_delay: Seconds = "30", "seconds", Reload;
         /// The query that checks an idle server connection. `<empty>` is the empty query. No value at all means no
@@ -266,7 +266,7 @@ settings! {
         /// Logins that one address may try at once before login_rate_limit applies.
         login_rate_burst: Count = "20", "logins", Reload;
         /// Logins per second that one address may try. An IPv6 network of 64 bits counts as one address. 0 means no
-        /// limit. The console and Unix sockets are exempt. Note that clients behind NAT or another proxy share an
+        /// limit. Logins to the console count, too. Unix sockets are exempt. Note that clients behind NAT or another proxy share an
         /// address.
         login_rate_limit: Count = "0", "logins/s", Reload;
         /// How TLS with servers begins. postgres asks the server first. direct starts TLS at once: this needs
