@@ -29,6 +29,7 @@ use crate::protocol::exchange::{TransactionStatus, Verdict, Violation};
 use crate::protocol::outstanding::Kind;
 use crate::protocol::rename;
 use crate::protocol::statement_sql::{Search, may_change_statements};
+use crate::protocol::statements::CLIENT_STATEMENT_BYTES_MAX;
 use crate::server::Server;
 use crate::stats::counters::bump;
 use crate::stats::moment::Moment;
@@ -501,7 +502,9 @@ impl<'a> Relay<'a> {
             Frontend::FunctionCall => exchange.ask(Kind::FunctionCall),
             Frontend::Sync => exchange.sync(),
             Frontend::CopyDone | Frontend::CopyFail => exchange.end_copy(),
-            Frontend::Flush if len > HEADER_LEN || !self.client.framer.between_messages() => exchange.flush_with_body(),
+            Frontend::Flush if len > HEADER_LEN || !self.client.framer.between_messages() => {
+                exchange.flush_with_body();
+            }
             Frontend::CopyData | Frontend::Flush => {}
             Frontend::Parse | Frontend::Bind | Frontend::Describe | Frontend::Execute | Frontend::Close => {
                 prepared::extended(self, message, len).map_err(Ended::ClientAtFault)?;
@@ -756,6 +759,13 @@ fn violation(violation: Violation) -> Ended {
 #[inline]
 fn check_len(fresh: &[u8], renames: bool) -> Result<(), Fault> {
     match Header::parse(fresh, MESSAGE_LEN_MAX) {
+        Ok(Some(header)) if renames && header.tag == b'P' && header.len > CLIENT_STATEMENT_BYTES_MAX => {
+            match fresh.get(HEADER_LEN) {
+                // The unnamed statement is not held.
+                Some(0) => frontend::check_len(header).map_err(Fault::BadHeader),
+                _ => Err(Fault::TooLong("Parse")),
+            }
+        }
         Ok(Some(header)) if header.len > frontend::SMALL_LEN_MAX => {
             let names_statement =
                 matches!(header.tag, b'D' | b'C') && fresh.get(HEADER_LEN).is_none_or(|kind| *kind == b'S');

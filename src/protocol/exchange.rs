@@ -14,7 +14,7 @@
 //! After an ErrorResponse to a message of the extended protocol PostgreSQL reads and drops everything up to the next
 //! Sync, a Query too; the replies owed up to there will never come, and what their requests changed in our books is
 //! taken back. While it copies in, it ignores Flush and Sync (libpq sends them before it knows that the statement is a
-//! COPY). When that COPY fails, nobody but PostgreSQL knows which of the Syncs it had read by then: [`undecided`].
+//! COPY). When that COPY fails, nobody but PostgreSQL knows which of the Syncs it had read by then: `undecided`.
 //! Manual: "Extended Query", "COPY Operations", "Pipelining".
 
 mod handover;

@@ -374,7 +374,7 @@ fn kill_drops_everybody_until_resume() {
 
 #[test]
 fn kill_client_drops_one() {
-    let proxy = Proxy::start();
+    let proxy = Setup::new().closing_abandoned_servers().start();
     let mut victim = proxy.login().parameter("application_name", "victim").client();
     victim.ok("BEGIN");
     let pid = victim.pid();

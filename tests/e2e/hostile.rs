@@ -156,7 +156,8 @@ fn half_a_message_holds_no_server() {
 
 #[test]
 fn a_claimed_length_after_login_costs_no_memory() {
-    let proxy = Setup::new().set("default_pool_size", 20).set("max_client_conn", 200).start();
+    let setup = Setup::new().closing_abandoned_servers();
+    let proxy = setup.set("default_pool_size", 20).set("max_client_conn", 200).start();
     let mut clients: Vec<Client> = (0..20).map(|_| proxy.client()).collect();
     clients.iter_mut().for_each(|client| assert_eq!(client.ok("BEGIN").status(), 'T'));
     let before = proxy.data_kib();
