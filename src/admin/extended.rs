@@ -159,8 +159,8 @@ impl Prepared {
         self.portals.get_mut(name).ok_or_else(missing)
     }
 
-    /// Keeps the rows of a portal that are not wanted yet. Those that another one has are let go: a client makes us hold
-    /// one table, whatever the number of its portals.
+    /// Keeps the rows of a portal that are not wanted yet. Those that another one has are let go: a client makes us
+    /// hold one table, whatever the number of its portals.
     ///
     /// # Errors
     /// There is no such portal.

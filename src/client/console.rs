@@ -1,8 +1,8 @@
 //! A client whose server is us: moves bytes between its socket and [`crate::admin::Console`].
 //!
 //! What it makes us hold is bounded: a command is carried out only while fewer than [`PENDING_MAX`] bytes of answers
-//! wait for the socket, so that the most there can be is that and one table. Commands sent in a burst give way to others
-//! every [`COMMANDS_PER_TURN`].
+//! wait for the socket, so that the most there can be is that and one table. Commands sent in a burst give way to
+//! others every [`COMMANDS_PER_TURN`].
 
 use std::future::poll_fn;
 use std::io;
@@ -141,8 +141,8 @@ impl ConsoleClient {
         }
     }
 
-    /// Takes whole messages from the inbox, waiting for the first, until there are no more, a turn is over, or what they
-    /// were answered has to be sent first.
+    /// Takes whole messages from the inbox, waiting for the first, until there are no more, a turn is over, or what
+    /// they were answered has to be sent first.
     async fn answer(&mut self) -> Result<(), Farewell> {
         for taken in 0.. {
             if self.outbox.pending().len() >= PENDING_MAX {

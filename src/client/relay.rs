@@ -455,8 +455,8 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// The server owes so much that the client must wait. It may hold back answers until a Sync, which comes only behind
-    /// what waits here: a Flush of ours brings them.
+    /// The server owes so much that the client must wait. It may hold back answers until a Sync, which comes only
+    /// behind what waits here: a Flush of ours brings them.
     #[cold]
     fn ask_for_answers(&mut self) -> Result<(), Ended> {
         if self.server.exchange.copying_in() {

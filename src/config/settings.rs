@@ -245,8 +245,8 @@ settings! {
     }
 
     Pgweir {
-        /// How long a server may work on the requests of a client that has left, or whose connection is broken. Then the
-        /// query is cancelled. A client that has only shut down its sending side gets all its answers. 0 ends running
+        /// How long a server may work on the requests of a client that has left, or whose connection is broken. Then
+        /// the query is cancelled. A client that has only shut down its sending side gets all its answers. 0 ends running
         /// queries at once and drops requests that have not started, as PgBouncer does.
         abandoned_query_timeout: Seconds = "1", "seconds", Reload;
         /// How long a secret that auth_query found is used for further logins. 0 runs auth_query at each login, as
@@ -266,8 +266,8 @@ settings! {
         /// Logins that one address may try at once before login_rate_limit applies.
         login_rate_burst: Count = "20", "logins", Reload;
         /// Logins per second that one address may try. An IPv6 network of 64 bits counts as one address. 0 means no
-        /// limit. Logins to the console count, too. Unix sockets are exempt. Note that clients behind NAT or another proxy share an
-        /// address.
+        /// limit. Logins to the console count, too. Unix sockets are exempt. Note that clients behind NAT or another
+        /// proxy share an address.
         login_rate_limit: Count = "0", "logins/s", Reload;
         /// How TLS with servers begins. postgres asks the server first. direct starts TLS at once: this needs
         /// PostgreSQL 17 or later, and a server_tls_sslmode of require, verify-ca or verify-full.

@@ -244,8 +244,8 @@ impl Inbox {
         self.start = 0;
     }
 
-    /// Moves what is left to a buffer of the large size, where it fills less than half of one, and lets go of the buffer
-    /// that was made for a long message. To need another such buffer takes more bytes than are copied here.
+    /// Moves what is left to a buffer of the large size, where it fills less than half of one, and lets go of the
+    /// buffer that was made for a long message. To need another such buffer takes more bytes than are copied here.
     #[cold]
     fn shrink(&mut self) {
         if self.end - self.start >= LARGE_LEN / 2 {
