@@ -7,6 +7,9 @@
 //! ourselves |
 //! | Close, named | nothing; we answer in its place, the server keeps it for others | the same |
 //!
+//! (Behind a request that may be a COPY the server answers itself, to a Close of nothing, or to the Parse of a statement
+//! that was closed before.)
+//!
 //! All of it leaves in one send with what follows. The unnamed statement, portals and everything else go through
 //! unchanged, as does all of it in session mode. What was booked for a message that the server then drops, because one
 //! before it failed, is taken back ([`take_back`]). What depends on an answer that is under way waits for it
@@ -201,7 +204,14 @@ fn close(relay: &mut Relay<'_>, len: usize) -> Result<Change, Fault> {
     let undo = removed.map(|(statement, number)| Undo::ClientClosed { name, statement, number });
     relay.client.note_statement_count();
     relay.to_server.take_run(&mut relay.client.inbox);
-    relay.server.exchange.ask_extended(Due::new(Kind::Close, Action::Fake, undo));
+    let action = if relay.server.exchange.may_copy() {
+        // In a COPY it is an error, and the server has to say so.
+        rename::put_close_of_none(relay.to_server.bytes());
+        Action::Forward
+    } else {
+        Action::Fake
+    };
+    relay.server.exchange.ask_extended(Due::new(Kind::Close, action, undo));
     write_fakes(relay);
     Ok(Change::Replaced)
 }
@@ -310,7 +320,7 @@ pub(super) fn command_complete(relay: &mut Relay<'_>, len: usize) {
     let body = relay.server.inbox.fresh().get(HEADER_LEN..len).unwrap_or_default();
     // All other tags are told by their second letter; this runs for each query.
     if body.first() == Some(&b'D') && drops_all_statements(body) {
-        let number = relay.server.exchange.next_number();
+        let number = relay.server.exchange.dropped_statements();
         relay.client.statements.clear_before(number);
         relay.server.statements.clear_before(number);
         relay.client.note_statement_count();

@@ -160,6 +160,7 @@ impl<'a> Relay<'a> {
 
     /// A relay between two that have nothing to do yet.
     pub(super) fn resting(client: &'a mut Client, server: &'a mut Server) -> Relay<'a> {
+        server.exchange.number_from(client.statements.latest_number());
         Relay {
             client,
             server,
@@ -459,7 +460,7 @@ impl<'a> Relay<'a> {
     /// behind what waits here: a Flush of ours brings them.
     #[cold]
     fn ask_for_answers(&mut self) -> Result<(), Ended> {
-        if self.server.exchange.copying_in() {
+        if self.server.exchange.is_stuck() {
             // What the server waits for may come behind it, too, and no Flush helps.
             return Err(Ended::ClientAtFault(Fault::TooMany("Sync messages inside a COPY")));
         }
@@ -548,9 +549,11 @@ impl<'a> Relay<'a> {
     /// possible now.
     #[inline]
     fn probe(&mut self) {
-        if self.client.framer.between_messages() && self.server.exchange.probe() {
+        if self.client.framer.between_messages()
+            && let Some(probe) = self.server.exchange.probe()
+        {
             self.to_server.take_run(&mut self.client.inbox);
-            rename::put_probe(self.to_server.bytes());
+            rename::put_probe(self.to_server.bytes(), probe);
         }
     }
 
@@ -642,6 +645,9 @@ impl<'a> Relay<'a> {
     fn undecided_message(&mut self, message: Backend, len: usize) -> Result<bool, Ended> {
         if message == Backend::ParameterStatus {
             return Ok(false);
+        }
+        if message == Backend::CommandComplete && self.client.renames_statements() {
+            prepared::command_complete(self, len);
         }
         let status = (message == Backend::ReadyForQuery)
             .then(|| self.server.inbox.fresh().get(HEADER_LEN).copied().unwrap_or_default());

@@ -18,11 +18,16 @@
 //! Manual: "Extended Query", "COPY Operations", "Pipelining".
 
 mod handover;
+#[cfg(test)]
+mod model;
 mod undecided;
+#[cfg(test)]
+mod work;
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
+pub use self::undecided::Probe;
 use self::undecided::Reading;
 use super::outstanding::{Action, Due, Kind, Outstanding, Undo};
 use crate::wire::Backend;
@@ -72,7 +77,7 @@ pub enum Violation {
 }
 
 /// The state of one server's conversation.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Exchange {
     status: TransactionStatus,
     owed: Outstanding,
@@ -86,8 +91,6 @@ pub struct Exchange {
     copy_failed: Option<usize>,
     /// What the server may have read, where that is open; two at least, or none.
     readings: Vec<Reading>,
-    /// A question of our own is under way that decides between the readings.
-    probed: bool,
     /// Syncs sent so far: the number of the present batch.
     batch: u64,
     /// Statements that the server was asked to parse or to close, and has not answered for.
@@ -95,12 +98,14 @@ pub struct Exchange {
     /// The latest request that may make or drop prepared statements by name, and the batch it belongs to: that of its
     /// own for a Query, whose answer comes without a Sync.
     changes: Option<(u64, Option<u64>)>,
+    /// The request that dropped all prepared statements last: nothing named before it is brought back.
+    cleared: u64,
     /// Another program began it: nobody knows what was owed then.
     foreign: bool,
 }
 
 /// What is under way for one statement.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Booked {
     /// Replies owed.
     count: u32,
@@ -128,10 +133,10 @@ impl Default for Exchange {
             copying_in: false,
             copy_failed: None,
             readings: Vec::new(),
-            probed: false,
             batch: 0,
             booked: HashMap::new(),
             changes: None,
+            cleared: 0,
             foreign: false,
         }
     }
@@ -180,16 +185,38 @@ impl Exchange {
         self.owed.is_full()
     }
 
-    /// Must the answer to a Parse come from the server itself, because what is still owed before it may end a
-    /// transaction block, or fail one? In a failed block PostgreSQL refuses a Parse.
-    #[inline]
-    pub fn may_refuse_parse(&self) -> bool {
-        self.status == TransactionStatus::Failed || self.owed.has_ready()
+    /// Is so much owed, and the server waits for what the client has sent behind it?
+    #[cold]
+    pub fn is_stuck(&self) -> bool {
+        self.is_full() && (self.copying_in || self.may_owe_nothing())
     }
 
-    /// The number of the request whose reply is due next.
-    pub fn next_number(&self) -> u64 {
-        self.owed.next_number()
+    /// Must the answer to a Parse come from the server itself, because what is still owed before it may end a
+    /// transaction block, or fail one, or copy? In a failed block PostgreSQL refuses a Parse.
+    #[inline]
+    pub fn may_refuse_parse(&self) -> bool {
+        self.status == TransactionStatus::Failed || self.owed.has_ready() || self.may_copy()
+    }
+
+    /// May the server read copy data when it comes to what is sent now? There PostgreSQL takes nothing but what belongs
+    /// to a COPY, so that the server itself has to see it: an answer in its place would be one that nobody gets.
+    #[inline]
+    pub fn may_copy(&self) -> bool {
+        self.owed.may_copy() || self.is_undecided()
+    }
+
+    /// The request whose reply is due next, or one behind it, has dropped all prepared statements (DISCARD ALL): its
+    /// number.
+    pub fn dropped_statements(&mut self) -> u64 {
+        self.cleared = self.owed.next_number();
+        self.cleared
+    }
+
+    /// A client goes on with this server. Its names were given by requests with numbers up to this one, on other servers
+    /// too: those to come are numbered from above it.
+    pub fn number_from(&mut self, number: u64) {
+        self.owed.number_from(number);
+        self.cleared = 0;
     }
 
     /// The number of the latest request.
@@ -348,7 +375,8 @@ impl Exchange {
     fn copied_in(&mut self) {
         self.copying_in = false;
         self.owed.copy_has_ended();
-        if self.owed.next_kind() == Some(Kind::Execute) && !self.owed.has_sync() {
+        // The Sync behind it was one of those. (A Query owed ends the batch as well.)
+        if self.owed.next_kind() == Some(Kind::Execute) && !self.owed.has_ready() {
             self.unsynced = true;
         }
     }
@@ -386,7 +414,9 @@ impl Exchange {
         });
         self.discarding = !synced;
         self.unsynced = self.unsynced || !synced;
-        skipped.into_iter().rev().for_each(|(number, taken_back)| undo(number, taken_back));
+        let cleared = self.cleared;
+        let taken_back = skipped.into_iter().rev().filter(|(_, taken_back)| !taken_back.is_of_before(cleared));
+        taken_back.for_each(|(number, taken_back)| undo(number, taken_back));
     }
 
     /// A ReadyForQuery came with this status byte. Where [`Exchange::is_undecided`], [`Exchange::decide`] comes first.
@@ -418,7 +448,10 @@ fn verdict(due: &Due) -> Verdict {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::protocol::statements::Statement;
 
     fn extended(exchange: &mut Exchange, kinds: &[Kind]) {
         for kind in kinds {
@@ -556,6 +589,97 @@ mod tests {
     fn a_reply_nobody_asked_for_is_a_violation() {
         assert_eq!(Exchange::default().ready(b'I'), Err(Violation::UnexpectedReady));
         assert_eq!(Exchange::default().server_sent(Backend::ParseComplete), Err(Violation::UnexpectedReply));
+    }
+
+    #[test]
+    fn a_query_in_a_batch_ends_it() {
+        let mut exchange = Exchange::default();
+
+        extended(&mut exchange, &[Kind::Parse, Kind::Bind, Kind::Execute]);
+        exchange.ask(Kind::Query);
+        for reply in [Backend::ParseComplete, Backend::BindComplete, Backend::CommandComplete, Backend::CommandComplete]
+        {
+            assert_eq!(exchange.server_sent(reply), Ok(Verdict::Forward));
+        }
+        exchange.ready(b'I').unwrap();
+
+        assert!(exchange.at_rest(), "there is nothing left that a Sync would end");
+    }
+
+    #[test]
+    fn a_query_behind_an_error_in_its_batch_is_dropped() {
+        let mut exchange = Exchange::default();
+
+        extended(&mut exchange, &[Kind::Parse]);
+        exchange.ask(Kind::Query);
+        exchange.sync();
+        exchange.failed(|_, _| ()).unwrap();
+        assert!(!exchange.at_rest());
+        exchange.ready(b'I').unwrap();
+
+        assert!(exchange.at_rest());
+    }
+
+    #[test]
+    fn a_batch_around_a_query_fails_as_a_whole() {
+        let mut exchange = Exchange::default();
+
+        extended(&mut exchange, &[Kind::Parse]);
+        exchange.ask(Kind::Query);
+        assert!(exchange.may_refuse_parse() && exchange.may_copy(), "no answer is invented behind the Query");
+        let parsed = Undo::Parsed { name: Some(b"a".as_slice().into()), sent: Some(1) };
+        exchange.ask_extended(Due::new(Kind::Parse, Action::Forward, Some(parsed)));
+        extended(&mut exchange, &[Kind::Close]);
+        exchange.sync();
+        let mut undone = Vec::new();
+        exchange.failed(|number, _| undone.push(number)).unwrap();
+
+        assert_eq!((undone, exchange.take_fake().is_some()), (vec![3], false));
+        exchange.ready(b'I').unwrap();
+        assert!(exchange.at_rest() && exchange.take_fake().is_none());
+    }
+
+    #[test]
+    fn a_query_behind_a_copy_of_its_batch_ends_the_batch() {
+        let mut exchange = Exchange::default();
+
+        extended(&mut exchange, &[Kind::Execute]);
+        exchange.end_copy();
+        exchange.ask(Kind::Query);
+        for message in [Backend::CopyInResponse, Backend::CommandComplete, Backend::CommandComplete] {
+            assert_eq!(exchange.server_sent(message), Ok(Verdict::Forward));
+        }
+        exchange.ready(b'I').unwrap();
+
+        assert!(exchange.at_rest());
+    }
+
+    #[test]
+    fn a_close_behind_discard_all_brings_nothing_back() {
+        let statement = Arc::new(Statement::new(1, b"SELECT 1\0\0\0"));
+        let mut exchange = Exchange::default();
+        exchange.number_from(10);
+
+        exchange.ask(Kind::Query);
+        for number in [7, 12] {
+            let closed = Undo::ClientClosed { name: b"a".as_slice().into(), statement: statement.clone(), number };
+            exchange.ask_extended(Due::new(Kind::Close, Action::Forward, Some(closed)));
+        }
+        assert_eq!(exchange.dropped_statements(), 11);
+        exchange.server_sent(Backend::CommandComplete).unwrap();
+        exchange.ready(b'I').unwrap();
+        let mut undone = Vec::new();
+        exchange.failed(|number, _| undone.push(number)).unwrap();
+
+        assert_eq!(undone, [13], "the name that was given behind it");
+
+        exchange.sync();
+        exchange.ready(b'I').unwrap();
+        exchange.number_from(5);
+        let closed = Undo::ClientClosed { name: b"a".as_slice().into(), statement, number: 5 };
+        exchange.ask_extended(Due::new(Kind::Close, Action::Forward, Some(closed)));
+        exchange.failed(|number, _| undone.push(number)).unwrap();
+        assert_eq!(undone, [13, 15], "what another client did is of no matter");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! is written as soon as all replies before it are through; one that the client must not see (to a Parse that pgweir
 //! sent on its own account) is [`Action::Skip`].
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::statements::Statement;
@@ -40,6 +40,11 @@ impl Kind {
     pub fn ends_with_ready(self) -> bool {
         matches!(self, Kind::Query | Kind::FunctionCall | Kind::Sync)
     }
+
+    /// May this message begin a COPY?
+    pub fn may_copy(self) -> bool {
+        matches!(self, Kind::Query | Kind::Execute)
+    }
 }
 
 /// What happens to a reply.
@@ -54,7 +59,7 @@ pub enum Action {
 }
 
 /// What must be taken back when a request was never carried out, because one before it failed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Undo {
     /// The client's name was entered; the server was asked to parse this statement, if any.
     Parsed {
@@ -85,10 +90,15 @@ impl Undo {
             Undo::ClientClosed { .. } => None,
         }
     }
+
+    /// Would it bring back a name that was given before the request with this number, which dropped all names?
+    pub fn is_of_before(&self, cleared: u64) -> bool {
+        matches!(self, Undo::ClientClosed { number, .. } if *number < cleared)
+    }
 }
 
 /// One reply owed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Due {
     /// Which request of this server it answers, counted from 1; [`Outstanding::push`] sets it.
     pub number: u64,
@@ -111,6 +121,14 @@ impl Due {
         Due { number: 0, kind, action, undo: undo.map(Box::new) }
     }
 
+    /// The number of the Parse that gave the name which this strikes out, if another request of this server's did.
+    fn closes(&self) -> Option<u64> {
+        match self.undo.as_deref() {
+            Some(Undo::ClientClosed { number, .. }) => Some(*number).filter(|number| *number > 0),
+            _ => None,
+        }
+    }
+
     /// Roughly how many bytes it holds beside itself.
     fn held_bytes(&self) -> usize {
         match self.undo.as_deref() {
@@ -123,17 +141,21 @@ impl Due {
 }
 
 /// The replies owed, first due first.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Outstanding {
     dues: VecDeque<Due>,
-    /// How many of them answer a Sync.
-    syncs: usize,
     /// How many of them end with ReadyForQuery.
     readies: usize,
+    /// How many of them answer what may be a COPY.
+    copiers: usize,
     /// What they hold beside themselves, in bytes.
     held_bytes: usize,
     /// The number of the latest request.
     pushed: u64,
+    /// Names that were struck out, by the number of the Parse that gave them: the numbers of their Closes.
+    closes: HashMap<u64, u64>,
+    #[cfg(test)]
+    looks: std::cell::Cell<usize>,
 }
 
 impl Outstanding {
@@ -163,13 +185,19 @@ impl Outstanding {
     }
 
     /// All of them, first due first.
-    pub fn iter(&self) -> impl Iterator<Item = &Due> {
-        self.dues.iter()
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Due> {
+        self.dues.iter().inspect(|_| self.look())
     }
 
     /// The one at this place.
     pub fn get(&self, at: usize) -> Option<&Due> {
+        self.look();
         self.dues.get(at)
+    }
+
+    /// The place of the first reply to a Sync, from this place on.
+    pub fn sync_from(&self, at: usize) -> Option<usize> {
+        (at..self.len()).find(|at| self.get(*at).is_some_and(|due| due.kind == Kind::Sync))
     }
 
     /// The kind that is due next.
@@ -195,6 +223,11 @@ impl Outstanding {
         self.pushed
     }
 
+    /// Requests to come are numbered from above this one.
+    pub fn number_from(&mut self, number: u64) {
+        self.pushed = self.pushed.max(number);
+    }
+
     /// Adds a reply owed after all others.
     #[inline]
     pub fn push(&mut self, mut due: Due) {
@@ -207,12 +240,26 @@ impl Outstanding {
     #[inline]
     pub fn put(&mut self, due: Due) {
         self.pushed = self.pushed.max(due.number);
-        self.syncs += usize::from(due.kind == Kind::Sync);
         self.readies += usize::from(due.kind.ends_with_ready());
+        self.copiers += usize::from(due.kind.may_copy());
         if due.undo.is_some() {
             self.held_bytes += due.held_bytes();
+            self.closes.extend(due.closes().map(|parse| (parse, due.number)));
         }
+        self.look();
         self.dues.push_back(due);
+    }
+
+    /// The replies looked at so far, each time one is: what all this costs.
+    #[cfg(test)]
+    pub(crate) fn looks(&self) -> usize {
+        self.looks.get()
+    }
+
+    #[inline]
+    fn look(&self) {
+        #[cfg(test)]
+        self.looks.set(self.looks.get() + 1);
     }
 
     /// Takes the next reply out if it is owed to a message of this kind.
@@ -240,11 +287,15 @@ impl Outstanding {
     #[inline]
     fn pop_one(&mut self) -> Option<Due> {
         let due = self.dues.pop_front()?;
-        self.syncs -= usize::from(due.kind == Kind::Sync);
         self.readies -= usize::from(due.kind.ends_with_ready());
+        self.copiers -= usize::from(due.kind.may_copy());
         if due.undo.is_some() {
             self.held_bytes -= due.held_bytes();
+            if let Some(parse) = due.closes() {
+                self.closes.remove(&parse);
+            }
         }
+        self.look();
         Some(due)
     }
 
@@ -282,7 +333,7 @@ impl Outstanding {
     /// CopyFail that ends it. PostgreSQL ignores them there. Looks at no more than `most`; `None` if there are more.
     pub fn read_inside_copy(&self, before: usize, most: usize) -> Option<usize> {
         let mut count = 0;
-        for due in self.dues.iter().skip(before) {
+        for due in self.iter().skip(before) {
             match due.kind {
                 Kind::Sync | Kind::BadFlush if count == most => return None,
                 Kind::Sync | Kind::BadFlush => count += 1,
@@ -309,26 +360,26 @@ impl Outstanding {
         self.dues.push_front(copy);
     }
 
-    /// Is a Sync owed?
-    #[inline]
-    pub fn has_sync(&self) -> bool {
-        self.syncs > 0
-    }
-
     /// Is a reply owed that ends with ReadyForQuery?
     #[inline]
     pub fn has_ready(&self) -> bool {
         self.readies > 0
     }
 
+    /// Is a reply owed to what may be a COPY?
+    #[inline]
+    pub fn may_copy(&self) -> bool {
+        self.copiers > 0
+    }
+
     /// The Parses with these numbers never took place: a Close of what they prepared has nothing to bring back.
     pub fn forget_closes_of(&mut self, parses: &HashSet<u64>) {
-        for due in &mut self.dues {
-            let of_these = |undo: &Undo| matches!(undo, Undo::ClientClosed { number, .. } if parses.contains(number));
-            if due.undo.as_deref().is_some_and(of_these) {
-                self.held_bytes -= due.held_bytes();
-                due.undo = None;
-            }
+        for parse in parses {
+            let Some(number) = self.closes.remove(parse) else { continue };
+            let Ok(at) = self.dues.binary_search_by_key(&number, |due| due.number) else { continue };
+            self.look();
+            self.held_bytes -= self.dues[at].held_bytes();
+            self.dues[at].undo = None;
         }
     }
 }

@@ -6,10 +6,11 @@
 //! from as much of it as has arrived, and what follows them can stream behind the new head. The unnamed statement is
 //! left alone: its messages go through as they are. Manual: "Message Formats".
 
+use super::exchange::Probe;
 use super::statements::{Statement, StatementError, server_name};
 
 /// The name of no statement.
-const PROBE_NAME: &str = "PGBOUNCER_PROBE";
+const NOBODYS_NAME: &str = "PGBOUNCER_PROBE";
 
 /// Most bytes a statement's or portal's name may have. Postgres has no limit of its own; this is far more than any
 /// driver's names.
@@ -151,10 +152,16 @@ pub fn put_close(out: &mut Vec<u8>, id: u64) {
     put_named(out, b'C', &server_name(id));
 }
 
-/// Appends the question that tells how much a server has answered by now: a Close of a statement that nobody has, which
-/// is no error and changes nothing, and a Sync.
-pub fn put_probe(out: &mut Vec<u8>) {
-    put_named(out, b'C', PROBE_NAME);
+/// Appends a Close of a statement that nobody has, which is no error and changes nothing.
+pub fn put_close_of_none(out: &mut Vec<u8>) {
+    put_named(out, b'C', NOBODYS_NAME);
+}
+
+/// Appends the question that tells what a server has read.
+pub fn put_probe(out: &mut Vec<u8>, probe: Probe) {
+    if probe == Probe::CloseAndSync {
+        put_close_of_none(out);
+    }
     put_header(out, b'S', 0);
 }
 

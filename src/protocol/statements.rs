@@ -139,6 +139,8 @@ struct Held {
     by_name: HashMap<Box<[u8]>, Named>,
     /// Sum of the lengths of all names and bodies, at most [`CLIENT_STATEMENT_BYTES_MAX`].
     bytes: usize,
+    /// The highest number of a Parse that gave a name.
+    latest_number: u64,
 }
 
 /// What a name of a client's means.
@@ -185,7 +187,15 @@ impl ClientStatements {
         let held = self.0.get_or_insert_default();
         held.bytes += name.len() + statement.body.len();
         held.by_name.insert(name.into(), Named { statement, number });
+        held.latest_number = held.latest_number.max(number);
         Ok(())
+    }
+
+    /// The highest number of a Parse that gave a name there is. Requests of a server that the client goes on with are
+    /// numbered from above it ([`super::exchange::Exchange::number_from`]).
+    #[inline]
+    pub fn latest_number(&self) -> u64 {
+        self.0.as_ref().map_or(0, |held| held.latest_number)
     }
 
     /// Takes a name away; what it meant, and the number of the Parse that gave it. `None` if it was not there, which is
@@ -206,8 +216,10 @@ impl ClientStatements {
 
     /// The Parse under way with this number has given the name.
     pub fn renumber(&mut self, name: &[u8], number: u64) {
-        if let Some(named) = self.0.as_mut().and_then(|held| held.by_name.get_mut(name)) {
+        let Some(held) = self.0.as_mut() else { return };
+        if let Some(named) = held.by_name.get_mut(name) {
             named.number = number;
+            held.latest_number = held.latest_number.max(number);
         }
     }
 

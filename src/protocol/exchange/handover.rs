@@ -41,7 +41,6 @@ impl Exchange {
             "booked": booked.collect::<Value>(),
             "copy_failed": self.copy_failed,
             "readings": self.readings_to_json(),
-            "probed": self.probed,
         })
     }
 
@@ -69,8 +68,8 @@ impl Exchange {
             booked: booked.collect::<Option<_>>()?,
             copy_failed: copy_failed.as_u64().and_then(|open| usize::try_from(open).ok()),
             readings: Exchange::readings_from_json(value.get("readings")?)?,
-            probed: flag("probed")?,
             changes: None,
+            cleared: 0,
             foreign: false,
         };
         exchange.books_agree().then_some(exchange)
@@ -86,7 +85,8 @@ impl Exchange {
             .iter()
             .map(|reading| {
                 let dropped = reading.dropped.iter().map(|range| json!([range.start, range.end]));
-                json!([reading.at, reading.discarding, reading.begun, dropped.collect::<Value>()])
+                let (at, unanswered) = (reading.at, reading.unanswered);
+                json!([at, reading.begun, reading.discarding, unanswered, dropped.collect::<Value>()])
             })
             .collect()
     }
@@ -98,9 +98,10 @@ impl Exchange {
             Some(place(start)?..place(end)?)
         };
         let reading = |value: &Value| {
-            let [at, discarding, begun, dropped] = value.as_array()?.as_slice() else { return None };
+            let [at, begun, discarding, unanswered, dropped] = value.as_array()?.as_slice() else { return None };
             let dropped = dropped.as_array()?.iter().map(range).collect::<Option<_>>()?;
-            Some(Reading { at: place(at)?, dropped, discarding: discarding.as_bool()?, begun: begun.as_bool()? })
+            let (begun, discarding) = (begun.as_bool()?, discarding.as_bool()?);
+            Some(Reading { at: place(at)?, begun, discarding, unanswered: place(unanswered)?, dropped })
         };
         value.as_array()?.iter().map(reading).collect()
     }
