@@ -18,8 +18,8 @@
 //! Manual: "Extended Query", "COPY Operations", "Pipelining".
 
 mod handover;
-#[cfg(test)]
-mod model;
+#[cfg(any(test, fuzzing))]
+pub mod model;
 mod undecided;
 #[cfg(test)]
 mod work;

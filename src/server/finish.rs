@@ -40,8 +40,8 @@ impl Server {
         // What the client's socket did not take.
         let unsent = self.inbox.run().len();
         self.inbox.sent(unsent);
-        let (mut out, mut copy_ended, mut asked) = (Outbox::default(), false, false);
-        std::future::poll_fn(|cx| self.poll_finish(cx, &mut out, &mut copy_ended, &mut asked)).await
+        let (mut out, mut copy_ended, mut synced) = (Outbox::default(), false, false);
+        std::future::poll_fn(|cx| self.poll_finish(cx, &mut out, &mut copy_ended, &mut synced)).await
     }
 
     /// Sends nothing more, and reads until PostgreSQL has closed the connection. It does so when it has done all that
@@ -64,12 +64,12 @@ impl Server {
         cx: &mut Context<'_>,
         out: &mut Outbox,
         copy_ended: &mut bool,
-        asked: &mut bool,
+        synced: &mut bool,
     ) -> Poll<io::Result<()>> {
         loop {
             self.look_at_rest()?;
             self.say_the_end(out.bytes(), copy_ended);
-            self.ask_what_was_read(out.bytes(), asked);
+            self.ask_what_was_read(out.bytes(), synced);
             while !out.is_empty() {
                 match self.stream.poll_send(cx, out.pending()) {
                     Poll::Pending => break,
@@ -104,14 +104,14 @@ impl Server {
     }
 
     /// Where it is open which Syncs PostgreSQL has read inside a COPY that failed, one more ends a batch that it may be
-    /// dropping, and then a question tells.
-    fn ask_what_was_read(&mut self, out: &mut Vec<u8>, asked: &mut bool) {
-        if self.exchange.is_undecided() && !std::mem::replace(asked, true) {
+    /// dropping (`synced` says that it was sent), and then a question tells.
+    fn ask_what_was_read(&mut self, out: &mut Vec<u8>, synced: &mut bool) {
+        if self.exchange.is_undecided() && !std::mem::replace(synced, true) {
             frontend::sync(out);
             self.exchange.sync();
-            if self.exchange.probe() {
-                rename::put_probe(out);
-            }
+        }
+        if let Some(probe) = self.exchange.probe() {
+            rename::put_probe(out, probe);
         }
     }
 
@@ -152,7 +152,7 @@ impl Server {
             }
             message => {
                 if message == Backend::CommandComplete && drops_all_statements(body) {
-                    let number = self.exchange.next_number();
+                    let number = self.exchange.dropped_statements();
                     self.statements.clear_before(number);
                     self.note_statement_count();
                 }

@@ -1,4 +1,4 @@
-//! A model of PostgreSQL's message loop, as its manual and its source state it: what an [`Exchange`] has to expect.
+//! A model of PostgreSQL's message loop, as its manual and its source state it: what an [`super::Exchange`] has to expect.
 //!
 //! Pure: a queue in, a queue out. Where PostgreSQL may act in one way or another, the model does what is picked for it:
 //! whether a request fails, what becomes of the transaction, and above all when a COPY FROM STDIN fails. By then it has
@@ -6,15 +6,16 @@
 //!
 //! | it reads | outside of a COPY | inside | while it drops |
 //! |---|---|---|---|
-//! | Query, FunctionCall | answers, ReadyForQuery | ends the connection | dropped |
-//! | Parse, Bind, Describe, Execute, Close | one reply; an error: drops up to the next Sync | ends the connection |
-//! dropped |
+//! | Query, FunctionCall | answers, ReadyForQuery | ends all | dropped |
+//! | Parse, Bind, Describe, Execute, Close | one reply; an error: drops up to the next Sync | ends all | dropped |
 //! | Sync | ReadyForQuery | ignored | ReadyForQuery |
 //! | Sync with a body | ErrorResponse, ReadyForQuery | ignored | ErrorResponse, ReadyForQuery |
 //! | Flush | nothing | ignored | dropped |
 //! | Flush with a body | an error: drops up to the next Sync | ignored | dropped |
 //! | CopyData | ignored | read | dropped |
 //! | CopyDone, CopyFail | ignored | the end | dropped |
+
+#![cfg_attr(not(test), allow(dead_code, reason = "the fuzzer takes long conversations, the tests all short ones too"))]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -23,6 +24,13 @@ use crate::wire::Backend;
 mod conversation;
 #[cfg(test)]
 mod tests;
+
+/// Any bytes are a conversation: each picks one of the things that may happen then. Panics if a promise is broken: the
+/// server is at rest only when the model owes nothing, and when it owes nothing; the client gets its answers and no
+/// others, in their order; what is taken back is what was dropped.
+pub fn conversation(bytes: &[u8]) {
+    conversation::Conversation::converse(bytes);
+}
 
 /// Decides what happens where several things may: a number below the one given.
 pub(super) type Pick<'a> = &'a mut dyn FnMut(usize) -> usize;
@@ -80,6 +88,12 @@ struct Message {
     renames: Option<Renames>,
     /// It went through unchanged because the server drops it: it names statements that the server does not know.
     is_raw: bool,
+}
+
+impl Message {
+    fn of_client(sent: Sent) -> Message {
+        Message { sent, by: By::Client, number: None, renames: None, is_raw: false }
+    }
 }
 
 /// A client's name for a statement.

@@ -162,6 +162,6 @@ proptest! {
 
     #[test]
     fn long_conversations_keep_all_promises(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
-        Conversation::converse(&bytes);
+        super::conversation(&bytes);
     }
 }
