@@ -24,6 +24,9 @@ use crate::pool::{ControlError, Stop};
 /// How often a leaving process counts its clients.
 const COUNT_PERIOD: std::time::Duration = std::time::Duration::from_millis(50);
 
+/// How long a leaving process waits for queries to be cancelled that nobody waits for.
+const CANCEL_PATIENCE: std::time::Duration = std::time::Duration::from_millis(500);
+
 /// Obeys signals until the process is to end.
 pub async fn obey_signals(mut signals: Signals, control: Arc<Control>, shared: Arc<Shared>) {
     loop {
@@ -115,6 +118,16 @@ pub async fn ended(control: Arc<Control>, shared: Arc<Shared>) -> Result<(), Run
 async fn leave(shared: &Shared, stop: Stop, last: impl Future<Output = ()>) {
     shared.registry.stop(stop, world::now());
     last.await;
+    queries_cancelled(shared).await;
+}
+
+/// Queries whose clients have left are being cancelled: PostgreSQL gets a moment to hear of it, not the time that it
+/// takes to obey.
+async fn queries_cancelled(shared: &Shared) {
+    let since = world::now();
+    while shared.registry.servers_abandoned(world::now()) > 0 && world::now().since(since) < CANCEL_PATIENCE {
+        tokio::time::sleep(COUNT_PERIOD).await;
+    }
 }
 
 async fn last_client_left(shared: &Shared) {

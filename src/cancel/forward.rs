@@ -1,13 +1,9 @@
-//! Takes aim at what a client runs, and tells a server or a peer to cancel.
+//! Takes aim at what a client runs.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
-use crate::net::buffers::Inbox;
-use crate::net::stream::Stream;
 use crate::stats::roster::{CancelTarget, ClientCard, Roster, ServerCard};
-use crate::wire::startup;
 
 /// Why there is nothing to cancel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,22 +79,6 @@ impl Drop for Hold {
     fn drop(&mut self) {
         self.server.cancels.fetch_sub(1, SeqCst);
     }
-}
-
-/// Sends a request over a new connection and waits until the other side closes it: by then a postmaster has signalled
-/// the backend, and a peer has seen to the request.
-///
-/// # Errors
-/// The connection broke before the request was sent, or while its end was awaited.
-pub async fn tell(mut stream: Stream, pid: i32, secret: &[u8]) -> io::Result<()> {
-    let mut out = Vec::with_capacity(16);
-    startup::cancel_request(&mut out, pid, secret);
-    stream.send_all(&out).await?;
-    let mut inbox = Inbox::default();
-    while stream.fill(&mut inbox).await? > 0 {
-        inbox.clear();
-    }
-    Ok(())
 }
 
 #[cfg(test)]

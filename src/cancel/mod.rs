@@ -17,7 +17,7 @@
 //! - [`key`] our cancel keys
 //! - [`route`] whose key it is: ours, or a peer's
 //! - [`table`] key → client
-//! - [`forward`] to the server, or to the peer
+//! - [`forward`] which loan it is meant for, and that it lasts
 
 pub mod forward;
 pub mod key;

@@ -4,6 +4,7 @@
 //! ```text
 //!   key ─► whose? ─┬─► a peer's ────────────────► ticket of the peer ─► connect ─► tell
 //!                  ├─► a client's of the console ► its task is told
+//!                  ├─► a client's in the queue ──► its task drops the request (`withdrawn`)
 //!                  └─► a client's ─► take aim ──► ticket of its pool ─► connect ─► still the same loan? ─► tell
 //! ```
 //!
@@ -17,17 +18,17 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::Shared;
-use crate::cancel::forward::{Aim, tell};
+use crate::cancel::forward::{Aim, Miss};
 use crate::cancel::key::CancelKey;
 use crate::cancel::route::{Route, route};
 use crate::config::Config;
-use crate::net::dial::{Dialled, dial, dial_again};
+use crate::net::dial::{Dialled, dial};
 use crate::net::sockopt::TcpOptions;
-use crate::net::tls;
 use crate::net::world;
-use crate::pool::{CancelTicket, PeerPool, Pool};
+use crate::pool::{CancelTicket, Carrier, Logged, PeerPool, Pool};
+use crate::server::cancel::{self, tell};
 use crate::stats::lines::{self, Tag};
-use crate::stats::roster::{ClientCard, ClientState, EnteredClient, EnteredServer, Names, ServerCard, ServerState};
+use crate::stats::roster::{ClientCard, ClientState, EnteredClient, Names};
 
 /// The least pause before a connection is tried again: server_login_retry may be 0.
 const RETRY_MIN: Duration = Duration::from_millis(100);
@@ -44,23 +45,15 @@ pub(super) struct Canceler<'a> {
 
 /// What a request is for.
 enum Goal<'a> {
-    Query(&'a Aim, &'a Pool),
+    Query(&'a Aim),
     Peer(&'a PeerPool, &'a CancelKey),
 }
 
 impl Goal<'_> {
     fn stands(&self) -> bool {
         match self {
-            Goal::Query(aim, _) => aim.stands(),
+            Goal::Query(aim) => aim.stands(),
             Goal::Peer(..) => true,
-        }
-    }
-
-    /// Whose names its connection bears: a peer's has none.
-    fn names(&self) -> Names {
-        match self {
-            Goal::Query(_, pool) => Names { database: pool.database().clone(), user: pool.user().clone() },
-            Goal::Peer(..) => Names { database: "(nodb)".into(), user: "(nouser)".into() },
         }
     }
 
@@ -68,33 +61,6 @@ impl Goal<'_> {
         match self {
             Goal::Query(..) => tag,
             Goal::Peer(peer, _) => tag.of_peer(peer.id()),
-        }
-    }
-}
-
-/// The connection that carries a request. Its end is logged whatever ends it.
-struct Carrier<'a> {
-    entered: EnteredServer,
-    goal: &'a Goal<'a>,
-    log: bool,
-    reason: &'static str,
-}
-
-impl Carrier<'_> {
-    fn card(&self) -> &Arc<ServerCard> {
-        self.entered.card()
-    }
-
-    fn tag(&self) -> Tag<'_> {
-        self.goal.named(Tag::server(self.entered.card()))
-    }
-}
-
-impl Drop for Carrier<'_> {
-    fn drop(&mut self) {
-        if self.log {
-            let age = world::now().since(self.card().connected);
-            tracing::info!(conn = ?self.tag(), "{}", lines::closing(self.reason, age));
         }
     }
 }
@@ -129,13 +95,19 @@ impl Canceler<'_> {
         }
         let aim = match Aim::at(client, &self.shared.roster) {
             Ok(aim) => aim,
+            Err(Miss::Idle) if client.cancel_wait() => return self.close("cancel request for client in the queue"),
+            // Its wait may have ended between the two.
+            Err(Miss::Idle) => match Aim::at(client, &self.shared.roster) {
+                Ok(aim) => aim,
+                Err(miss) => return self.close(miss.text()),
+            },
             Err(miss) => return self.close(miss.text()),
         };
         // A client whose pool is gone is on its way out itself.
         let Some(pool) = self.pool_of(client) else { return self.close(TOO_LATE) };
         let _ = self.card().pool.set(Names { database: pool.database().clone(), user: pool.user().clone() });
         self.wait(ClientState::WaitingCancel);
-        let goal = Goal::Query(&aim, &pool);
+        let goal = Goal::Query(&aim);
         let deliver = self.deliver(CancelTicket::for_pool(&pool), &goal);
         self.close_as(&goal, self.in_time(deliver).await);
     }
@@ -155,27 +127,22 @@ impl Canceler<'_> {
     /// Gets a connection and sends the request. What it says is why the request's own connection is closed.
     async fn deliver(&self, mut ticket: CancelTicket, goal: &Goal<'_>) -> &'static str {
         let Some(dialled) = self.connect(&mut ticket, goal).await else { return TOO_LATE };
-        let mut carrier = self.enter(&dialled, goal);
+        let settings = &self.config.settings;
+        let logged = Logged { connections: settings.log_connections, disconnections: settings.log_disconnections };
+        let mut carrier = ticket.carrier(&dialled, self.card().id, logged);
         let (told, _hold) = match goal {
             Goal::Peer(_, key) => {
-                self.begin(&mut ticket, carrier.card());
+                self.begin(&mut ticket, &carrier);
                 (tell(dialled.stream, key.pid(), key.secret()).await, None)
             }
-            Goal::Query(aim, _) => {
+            Goal::Query(aim) => {
                 // Held from here on, and let go before the ticket is: that makes the pool look at the server.
                 let (Some(hold), Some(target)) = (aim.hold(), aim.target()) else { return TOO_LATE };
-                self.begin(&mut ticket, carrier.card());
+                self.begin(&mut ticket, &carrier);
                 (tell(dialled.stream, target.pid, &target.secret).await, Some(hold))
             }
         };
-        match told {
-            Ok(()) => carrier.reason = "successfully sent cancel request",
-            Err(error) => {
-                tracing::warn!(conn = ?carrier.tag(), "sending cancel request failed: {error}");
-                carrier.reason = "failed to send cancel request";
-            }
-        }
-        carrier.reason
+        carrier.told(told)
     }
 
     /// A connection to the server or peer, when it is this request's turn. `None` where the loan ended before.
@@ -189,7 +156,10 @@ impl Canceler<'_> {
             }
             let dialled = async {
                 match goal {
-                    Goal::Query(aim, _) => self.dial_server(aim, &tcp).await,
+                    Goal::Query(aim) => {
+                        let target = aim.target().ok_or(io::ErrorKind::NotConnected)?;
+                        cancel::dial(target, &tcp, &self.shared.registry.tls().current()).await
+                    }
                     Goal::Peer(peer, _) => {
                         dial(&peer.host(), &tcp, self.shared.registry.dns()).await.map_err(io::Error::from)
                     }
@@ -207,39 +177,10 @@ impl Canceler<'_> {
         }
     }
 
-    /// A connection to the server, encrypted where the server's own is: the key is as secret as what it stands for.
-    async fn dial_server(&self, aim: &Aim, tcp: &TcpOptions) -> io::Result<Dialled> {
-        let target = aim.target().ok_or(io::ErrorKind::NotConnected)?;
-        let mut dialled = dial_again(&target.reach, tcp).await?;
-        if let Some(host) = &target.encrypted_as {
-            tls::request(&mut dialled.stream, &self.shared.registry.tls().current(), host).await?;
-        }
-        Ok(dialled)
-    }
-
-    /// The connection that carries the request, for SHOW SERVERS.
-    fn enter<'g>(&self, dialled: &Dialled, goal: &'g Goal<'_>) -> Carrier<'g> {
-        let roster = &self.shared.roster;
-        let (peer, local) = (dialled.peer.clone(), dialled.local.clone());
-        let card = ServerCard::new(roster.next_id(), goal.names(), peer, local, world::wall_clock(), world::now());
-        card.set_link(self.card().id);
-        let carrier = Carrier {
-            entered: roster.enter_server(card),
-            goal,
-            log: self.config.settings.log_disconnections,
-            // Where it comes to nothing else.
-            reason: "client gave up on cancel request, so we also give up forwarding to server",
-        };
-        if self.config.settings.log_connections {
-            tracing::info!(conn = ?carrier.tag(), "{}", lines::new_server(&carrier.card().local));
-        }
-        carrier
-    }
-
-    fn begin(&self, ticket: &mut CancelTicket, carrier: &ServerCard) {
+    fn begin(&self, ticket: &mut CancelTicket, carrier: &Carrier) {
         ticket.connected();
-        carrier.set_state(ServerState::ActiveCancel);
-        self.card().set_link(carrier.id);
+        carrier.connected();
+        self.card().set_link(carrier.card().id);
         self.wait(ClientState::ActiveCancel);
     }
 

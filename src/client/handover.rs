@@ -15,6 +15,7 @@ use super::auth_query::{Asker, Question};
 use super::farewell::{Codes, Farewell};
 use super::relay::Relay;
 use super::session::{Belongings, Client, Leaving};
+use super::withdrawn::Dropping;
 use super::{Shared, log_farewell, serve_session};
 use crate::auth::{Credential, Proof, Secret, credential_from};
 use crate::cancel::key::CancelKey;
@@ -108,6 +109,7 @@ impl Client {
             idle_in_xact_age: age(card.idle_in_xact_at()),
             rest_age: age(card.rest_at()),
             begun: progress.begun,
+            drops_batch: self.dropping == Dropping::Batch,
             query_age: age(progress.query_start),
             application_name: card.application_name.lock().unwrap_or_else(PoisonError::into_inner).to_string(),
             parameters: self.wish.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
@@ -214,6 +216,9 @@ pub fn inherit_client(
                 ));
                 if let Some(state) = &state {
                     session.inherit_statements(state, &statements);
+                    if state.drops_batch {
+                        session.dropping = Dropping::Batch;
+                    }
                 }
                 if let Some(lease) = server.and_then(|server| lease(&shared, &pool, server, &session, &statements)) {
                     // It goes on at once: a transaction that has its server needs no password.
@@ -471,7 +476,9 @@ impl Client {
                 self.statements.renumber(name, due.number);
             }
         }
-        let ended = Relay::inherited(self, &mut lease, progress).run().await;
-        self.part(lease, ended).map_err(Leaving::For)
+        let mut relay = Relay::inherited(self, &mut lease, progress);
+        let ended = relay.run().await;
+        let left = relay.left_at();
+        self.part(lease, ended, left).map_err(Leaving::For)
     }
 }

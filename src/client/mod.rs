@@ -13,6 +13,8 @@
 //! - `relay` ★ both directions between one client and one server until at rest
 //! - `prepared` the relay's part that renames prepared statements
 //! - `reports` the relay's part that notes what a server reports of its parameters
+//! - `departure` a client that leaves: what it has sent is carried out
+//! - `withdrawn` a request that was cancelled in the queue
 //! - `replication` a client that has a server of its own
 //! - `showing` who answers to SHOW FDS
 //! - [`handover`] a client as it goes to a successor and comes from a predecessor
@@ -25,6 +27,7 @@
 pub mod auth_query;
 mod canceler;
 mod console;
+mod departure;
 pub mod farewell;
 pub mod handover;
 mod hello;
@@ -38,6 +41,7 @@ mod reports;
 mod session;
 mod showing;
 pub mod throttle;
+mod withdrawn;
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};

@@ -23,6 +23,7 @@ use super::session::{Client, Mode};
 use crate::net::buffers::{Inbox, Outbox};
 use crate::net::stream::Stream;
 use crate::net::world;
+use crate::pool::LeftAt;
 use crate::pool::suspension::Phase;
 use crate::protocol::exchange::{TransactionStatus, Verdict, Violation};
 use crate::protocol::outstanding::Kind;
@@ -227,6 +228,9 @@ impl<'a> Relay<'a> {
                 break;
             }
         }
+        if self.client.has_left() {
+            self.poll_departed(cx)?;
+        }
         if turn.is_over() {
             // Let others have their turn.
             cx.waker().wake_by_ref();
@@ -288,7 +292,7 @@ impl<'a> Relay<'a> {
     fn may_part(&self) -> bool {
         self.begun
             && self.server.exchange.at_rest()
-            && self.client.mode != Mode::Session
+            && (self.client.mode != Mode::Session || self.client.is_silent())
             && self.to_server.is_empty()
             && self.client.inbox.run().is_empty()
             && self.client.framer.between_messages()
@@ -296,8 +300,17 @@ impl<'a> Relay<'a> {
             && self.server.inbox.fresh().is_empty()
     }
 
+    /// How far what the client sent has gone to the server.
+    pub(super) fn left_at(&self) -> LeftAt {
+        let all_sent = self.to_server.is_empty() && self.client.inbox.run().is_empty();
+        match all_sent && self.client.framer.between_messages() {
+            true => LeftAt::MessageEnd,
+            false => LeftAt::MidMessage,
+        }
+    }
+
     /// What the client's socket would not take yet moves to the client's own outbox.
-    fn keep_rest_of_answer(&mut self) {
+    pub(super) fn keep_rest_of_answer(&mut self) {
         if !self.server.inbox.is_empty() {
             self.client.outbox.take_run(&mut self.server.inbox);
         }
@@ -319,7 +332,7 @@ impl<'a> Relay<'a> {
                 looked => return Ok(looked),
             }
             // A server that can part is not read for: the client's next request waits in the queue like any other.
-            if turn.reads_left == 0 || self.may_part() {
+            if turn.reads_left == 0 || self.may_part() || self.client.is_silent() {
                 return Ok(looked);
             }
             let client = &mut *self.client;
@@ -337,8 +350,8 @@ impl<'a> Relay<'a> {
             };
             match filled {
                 Poll::Pending => return Ok(looked),
-                Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Err(Ended::ClientGone),
-                Poll::Ready(Ok(len)) => self.client.count_received(len),
+                Poll::Ready(Ok(len)) if len > 0 => self.client.count_received(len),
+                Poll::Ready(ended) => self.client_ends(ended)?,
             }
             turn.reads_left -= 1;
         }
@@ -362,7 +375,7 @@ impl<'a> Relay<'a> {
             match flush(&mut self.client.stream, cx, &mut self.client.outbox, &mut self.server.inbox) {
                 Ok(true) => {}
                 Ok(false) => return Ok(()),
-                Err(_) => return Err(Ended::ClientGone),
+                Err(_) => self.client_output_broke()?,
             }
             if turn.is_over() || self.may_part() {
                 return Ok(());
@@ -497,7 +510,7 @@ impl<'a> Relay<'a> {
                 }
                 return Ok(());
             }
-            Frontend::Terminate => return Err(Ended::Terminated),
+            Frontend::Terminate => return self.client_terminates(),
             Frontend::Password => return Err(Ended::ClientAtFault(Fault::UnknownMessage(tag))),
         }
         self.client.inbox.pass(len);

@@ -15,17 +15,20 @@ use std::io;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use super::Shared;
+use super::departure::Departure;
 use super::farewell::{Codes, Farewell};
 use super::relay::{Ended, Relay};
+use super::withdrawn::Dropping;
 use crate::cancel::key::CancelKey;
 use crate::config::PoolMode;
 use crate::net::buffers::{Inbox, Outbox};
 use crate::net::stream::Stream;
 use crate::net::{workers, world};
 use crate::pool::suspension::Phase;
-use crate::pool::{Admission, Ask, Cause, Lease, Member, Pool, Rules, Ticket, Waiter};
+use crate::pool::{Admission, Ask, Cause, Lease, LeftAt, Member, Pool, Rules, Ticket, Waiter};
 use crate::protocol::parameters::{self, ParameterSet};
 use crate::protocol::statements::ClientStatements;
 use crate::server::check::run_query;
@@ -84,6 +87,8 @@ pub(crate) struct Limits {
     pub(crate) disable_pqexec: bool,
     /// max_prepared_statements; 0 in session mode, where names need no care.
     pub(crate) prepared_statements_max: usize,
+    /// abandoned_query_timeout.
+    pub(crate) abandoned_query_timeout: Duration,
 }
 
 /// Bytes not yet added to the pool's counters.
@@ -107,6 +112,10 @@ pub(crate) struct Client {
     /// The client's names for prepared statements.
     pub(crate) statements: ClientStatements,
     pub(crate) shared: Arc<Shared>,
+    /// Nothing while it stays.
+    pub(super) departure: Option<Box<Departure>>,
+    /// What is still to come of a request that was cancelled in the queue.
+    pub(super) dropping: Dropping,
     tally: Tally,
     rules: Arc<Rules>,
     rules_version: u64,
@@ -149,6 +158,8 @@ impl Client {
             mode: rules.pool_mode.into(),
             limits: Limits::default(),
             statements: ClientStatements::default(),
+            departure: None,
+            dropping: Dropping::default(),
             tally: Tally::default(),
             waiter: Waiter::new(entered.card().clone(), pool.clone()),
             pool,
@@ -228,13 +239,16 @@ impl Client {
                 Mode::Session => 0,
                 _ => usize::try_from(rules.max_prepared_statements).unwrap_or(usize::MAX),
             },
+            abandoned_query_timeout: rules.abandoned_query_timeout,
         };
     }
 
-    /// Keeps one server for as long as it stays, whatever the pool's mode says.
+    /// Keeps one server for as long as it stays, whatever the pool's mode says, and no longer: a stream of replication
+    /// never ends by itself.
     pub(crate) fn keep_server(&mut self) {
         self.mode = Mode::Session;
         self.limits.prepared_statements_max = 0;
+        self.limits.abandoned_query_timeout = Duration::ZERO;
     }
 
     /// Adds what was counted to the pool's counters; says whether the client sent anything.
@@ -288,7 +302,10 @@ impl Client {
         self.card().set_rest_at(None);
         let mut lease = match self.pool.ask(&self.waiter, workers::current(), now) {
             Ask::Granted(lease) => lease,
-            Ask::Waiting(ticket) => self.wait(ticket).await?,
+            Ask::Waiting(ticket) => match self.wait(ticket).await? {
+                Some(lease) => lease,
+                None => return Ok(()),
+            },
             Ask::Refused(refusal) => return Err(Farewell::Refused(refusal).into()),
         };
         if lease.move_here().is_err() {
@@ -297,12 +314,15 @@ impl Client {
         }
         self.card().set_xact_at(Some(now));
         lease.card().set_request_at(now);
+        self.departure_gets_server();
         if !self.wish.is(&lease.parameters) {
             // Boxed: it is rare, and would make every idle client's task half as big again.
             lease = Box::pin(self.adopt(lease)).await?;
         }
-        let ended = Relay::new(self, &mut lease, now).run().await;
-        self.part(lease, ended).map_err(Leaving::For)
+        let mut relay = Relay::new(self, &mut lease, now);
+        let ended = relay.run().await;
+        let left = relay.left_at();
+        self.part(lease, ended, left).map_err(Leaving::For)
     }
 
     /// Waits at a safe point for something that wants an answer.
@@ -314,15 +334,17 @@ impl Client {
             order => return Poll::Ready(Err(Farewell::ordered(order))),
         };
         loop {
+            self.drop_withdrawn()?;
             while !self.outbox.is_empty() {
                 match self.stream.poll_send(cx, self.outbox.pending()) {
-                    Poll::Pending => return Poll::Pending,
+                    Poll::Pending => return self.poll_unread(cx),
                     Poll::Ready(Ok(sent)) => self.outbox.sent(sent),
-                    Poll::Ready(Err(_)) => return Poll::Ready(Err(Farewell::ClientGone)),
+                    Poll::Ready(Err(_)) => self.output_broke()?,
                 }
             }
             match sent_at_rest(self.inbox.fresh(), self.limits.message_len_max) {
                 Ok(Sent::Request) => return Poll::Ready(Ok(())),
+                Ok(Sent::Part) if self.is_silent() => return self.poll_leave(cx),
                 Ok(Sent::Part) if self.inbox.is_full() => return Poll::Ready(Ok(())),
                 Ok(Sent::Part) => {}
                 Ok(Sent::Terminate) => return Poll::Ready(Err(Farewell::Terminated)),
@@ -338,7 +360,8 @@ impl Client {
             };
             match filled {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Farewell::ClientGone)),
+                Poll::Ready(Ok(0)) => self.input_ended(),
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(self.farewell())),
                 Poll::Ready(Ok(len)) => self.count_received(len),
             }
         }
@@ -379,16 +402,29 @@ impl Client {
         }
     }
 
-    /// Stands in line. The client's socket is watched meanwhile: who leaves, leaves the line.
-    async fn wait(&mut self, ticket: Ticket) -> Result<Lease, Farewell> {
+    /// Waits for a server; nothing where the request was cancelled meanwhile, and answered. The client's socket is
+    /// watched: what else comes is taken in, and who is gone leaves the queue.
+    async fn wait(&mut self, ticket: Ticket) -> Result<Option<Lease>, Farewell> {
         let mut ticket = ticket;
         self.card().set_held(self.inbox.fresh().len());
-        std::future::poll_fn(|cx| self.poll_wait(&mut ticket, cx)).await
+        self.card().begin_wait();
+        let waited = std::future::poll_fn(|cx| self.poll_wait(&mut ticket, cx)).await;
+        self.card().end_wait();
+        // Out of the queue, before it is told that it is.
+        drop(ticket);
+        if let Ok(None) = waited {
+            self.withdraw();
+            self.card().set_rest_at(Some(world::now()));
+        }
+        waited
     }
 
-    fn poll_wait(&mut self, ticket: &mut Ticket, cx: &mut Context<'_>) -> Poll<Result<Lease, Farewell>> {
+    fn poll_wait(&mut self, ticket: &mut Ticket, cx: &mut Context<'_>) -> Poll<Result<Option<Lease>, Farewell>> {
+        if self.card().wait_cancelled() {
+            return Poll::Ready(Ok(None));
+        }
         if let Some(granted) = ticket.poll() {
-            return Poll::Ready(granted.map_err(Farewell::Refused));
+            return Poll::Ready(granted.map(Some).map_err(Farewell::Refused));
         }
         if ticket.notice_due() {
             self.say_queued();
@@ -397,10 +433,10 @@ impl Client {
             match self.stream.poll_send(cx, self.outbox.pending()) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(sent)) => self.outbox.sent(sent),
-                Poll::Ready(Err(_)) => return Poll::Ready(Err(Farewell::ClientGone)),
+                Poll::Ready(Err(_)) => self.output_broke()?,
             }
         }
-        self.poll_stays(cx).map(Err)
+        self.poll_stays(cx, Client::input_ended_in_queue).map(Err)
     }
 
     fn say_queued(&mut self) {
@@ -428,7 +464,14 @@ impl Client {
         // A request to cancel that comes now is too early: it would stop the SETs, and the client would have to leave.
         lease.card().setting_parameters.store(true, SeqCst);
         let before = lease.parameters.clone();
-        let set = self.run_on(&mut lease, &sets).await?;
+        let set = match self.run_on(&mut lease, &sets).await {
+            Ok(set) => set,
+            Err(farewell) => {
+                // How much of the SETs has gone is not known here.
+                lease.abandon(LeftAt::MidMessage, farewell.server_reason());
+                return Err(farewell);
+            }
+        };
         self.pool.heard(&lease, &before, Cause::Client);
         lease.card().setting_parameters.store(false, SeqCst);
         match set {
@@ -463,13 +506,21 @@ impl Client {
             if let Poll::Ready(done) = query.as_mut().poll(cx) {
                 return Poll::Ready(Ok(done));
             }
-            self.poll_stays(cx).map(Err)
+            if self.has_left() && self.poll_overdue(cx, false).is_ready() {
+                return Poll::Ready(Err(self.farewell()));
+            }
+            self.poll_stays(cx, Client::input_ended_with_server).map(Err)
         })
         .await
     }
 
-    /// Ready when a client that waits for us is ordered away or leaves.
-    fn poll_stays(&mut self, cx: &mut Context<'_>) -> Poll<Farewell> {
+    /// Ready when a client that waits for us is ordered away, or leaves in a way that ends its request; `ended` says
+    /// whether the end of its stream is one.
+    fn poll_stays(
+        &mut self,
+        cx: &mut Context<'_>,
+        ended: impl Fn(&mut Client, &io::Result<()>) -> Result<(), Farewell>,
+    ) -> Poll<Farewell> {
         let order = self.card().order();
         if order.dismisses() {
             return Poll::Ready(Farewell::ordered(order));
@@ -477,14 +528,20 @@ impl Client {
         if order == Order::Heed {
             self.heed();
         }
+        if self.is_silent() {
+            return Poll::Pending;
+        }
         let before = self.inbox.fresh().len();
-        let gone = self.stream.poll_gone(cx, &mut self.inbox);
+        let end = self.stream.poll_end(cx, &mut self.inbox);
         self.count_received(self.inbox.fresh().len() - before);
-        gone.map(|()| Farewell::ClientGone)
+        match end {
+            Poll::Ready(how) => ended(self, &how).map_or_else(Poll::Ready, |()| Poll::Pending),
+            Poll::Pending => Poll::Pending,
+        }
     }
 
     /// Gives the server back, or drops it; says whether the client goes on.
-    pub(super) fn part(&mut self, lease: Lease, ended: Ended) -> Result<(), Farewell> {
+    pub(super) fn part(&mut self, lease: Lease, ended: Ended, left: LeftAt) -> Result<(), Farewell> {
         let card = self.card();
         card.set_idle_in_xact_at(None);
         card.set_xact_at(None);
@@ -501,9 +558,25 @@ impl Client {
                 lease.release(world::now());
                 Err(if matches!(ended, Ended::Terminated) { Farewell::Terminated } else { Farewell::ClientGone })
             }
-            ended => {
+            Ended::ServerGone(_)
+            | Ended::ServerAtFault(_)
+            | Ended::ServerUnwanted
+            | Ended::Ordered(Order::Shutdown) => {
                 let farewell = Farewell::ended(ended);
                 lease.close(farewell.server_reason());
+                Err(farewell)
+            }
+            Ended::Terminated | Ended::ClientGone | Ended::ClientAtFault(_) | Ended::Ordered(_) => {
+                let farewell = Farewell::ended(ended);
+                lease.abandon(left, farewell.server_reason());
+                // Nothing of what is left goes to another server.
+                self.inbox.clear();
+                self.framer = Framer::default();
+                if self.has_left() && farewell.is_quiet() && !self.outbox.is_empty() {
+                    // It may still read the rest of its answer.
+                    self.card().set_rest_at(Some(world::now()));
+                    return Ok(());
+                }
                 Err(farewell)
             }
         }

@@ -44,7 +44,8 @@ settings! {
         auth_user: Optional, "", Reload;
         /// Databases made from the * entry are forgotten after this long without a connection.
         autodb_idle_timeout: Seconds = "3600", "seconds", Reload;
-        /// A request to cancel that could not be passed on for this long is dropped.
+        /// A request to cancel that could not be passed on for this long is dropped. A server that a client has left in
+        /// the middle is closed where PostgreSQL has not ended its query for this long. 0 is no limit.
         cancel_wait_timeout: Seconds = "10", "seconds", Reload;
         /// Clients that do nothing outside a transaction for this long are disconnected; 0 is never.
         client_idle_timeout: Seconds = "0", "seconds", Reload;
@@ -231,9 +232,18 @@ settings! {
     }
 
     Pgweir {
+        /// What a client sent before it left is carried out. This is how long its server may take for that, from when
+        /// the client has said that it leaves, or is found to be gone; then the query is cancelled. A client that only
+        /// sends no more, and still reads, gets all its answers. 0 ends at once what runs, and drops what does not run
+        /// yet, as PgBouncer does.
+        abandoned_query_timeout: Seconds = "1", "seconds", Reload;
         /// How long a secret that auth_query found is used for further logins; 0 asks at each login, as PgBouncer does,
         /// so that a changed password counts at once. A login that fails makes the next one ask.
         auth_query_lifetime: Seconds = "0", "seconds", Reload;
+        /// Cancels what PostgreSQL still does for a client that has left or was sent away, rolls its transaction back,
+        /// and keeps the server, which counts against every limit meanwhile. 0 closes the server at once, as PgBouncer
+        /// does: PostgreSQL may go on with the query for as long as it takes, next to the servers opened since.
+        cancel_abandoned_queries: Flag = "1", "", Reload;
         /// Gives clients SQLSTATE 08P01 for every error that is not a server's, as PgBouncer does, for programs that
         /// match on it. 0 gives each error its own: 28P01 for a wrong password, 53300 for a limit, 57P03 for not now.
         legacy_sqlstate: Flag = "0", "", Reload;

@@ -168,6 +168,14 @@ impl Inbox {
         self.sent(len);
     }
 
+    /// Drops what was not looked at; the run stays.
+    pub fn drop_fresh(&mut self) {
+        self.end = self.passed;
+        if self.start == self.end {
+            self.clear();
+        }
+    }
+
     /// As [`Inbox::skip`], for bytes that must not stay in memory: the buffer is lent to others next.
     pub fn skip_secret(&mut self, len: usize) {
         if let Some(buf) = self.buf.as_mut() {
@@ -399,6 +407,24 @@ mod tests {
         inbox.clear();
 
         assert_eq!(&inbox.room()[..4], b"mark");
+    }
+
+    #[test]
+    fn what_was_not_looked_at_is_dropped_and_the_run_stays() {
+        let mut inbox = Inbox::default();
+        inbox.put(b"runfresh");
+        inbox.pass(3);
+
+        inbox.drop_fresh();
+        assert_eq!((inbox.run(), inbox.fresh()), (&b"run"[..], &b""[..]));
+        inbox.put(b"more");
+        assert_eq!(inbox.fresh(), b"more");
+        inbox.drop_fresh();
+        inbox.sent(3);
+
+        assert!(inbox.buf.is_none() && inbox.is_empty());
+        inbox.drop_fresh();
+        assert!(inbox.is_empty());
     }
 
     #[test]

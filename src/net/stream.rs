@@ -145,14 +145,71 @@ impl Stream {
     /// Takes in what comes while the other end waits for us, as far as the inbox has room. Ready when the other end is
     /// gone.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>, inbox: &mut Inbox) -> Poll<()> {
+        self.poll_end(cx, inbox).map(|_| ())
+    }
+
+    /// Takes in what comes, as far as the inbox has room. Ready at the end of the stream.
+    ///
+    /// # Errors
+    /// As `recv(2)`: there is no telling what else was sent.
+    pub fn poll_end(&mut self, cx: &mut Context<'_>, inbox: &mut Inbox) -> Poll<io::Result<()>> {
         while !inbox.is_full() {
             match self.poll_fill(cx, inbox) {
                 Poll::Pending => break,
-                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
+                Poll::Ready(Ok(0)) => return Poll::Ready(Ok(())),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Ready(Ok(_)) => {}
             }
         }
         Poll::Pending
+    }
+
+    /// Says that nothing more is sent: the other end finds the end of the stream behind what was.
+    pub fn shut_down_sending(&self) {
+        // Where it cannot be said, the connection has ended already.
+        let _ = match self.socket() {
+            Some(socket) => rustix::net::shutdown(socket, rustix::net::Shutdown::Write),
+            None => Ok(()),
+        };
+    }
+
+    /// Ends when the other end is found to have gone altogether, which only shows when something was sent to it: it
+    /// answers that there is nobody any more. That it sends no more is not that end.
+    ///
+    /// # Errors
+    /// There is no descriptor left for that, or no socket.
+    pub fn broken(&self) -> io::Result<impl Future<Output = ()> + Send + Sync + use<>> {
+        let socket = self.socket().ok_or(io::ErrorKind::NotConnected)?.try_clone_to_owned()?;
+        // A second registration, which outlives the call: the first is polled for reading and writing.
+        let watched = Stream::adopt(Raw::from_descriptor(socket)?)?;
+        Ok(async move {
+            // An error of the watching is an end of it, too.
+            let _ = match &watched {
+                Stream::Tcp(socket) => socket.ready(Interest::ERROR).await,
+                Stream::Unix(socket) => socket.ready(Interest::ERROR).await,
+                Stream::Tls(_) | Stream::Closed => return,
+            };
+        })
+    }
+
+    /// Ready when nothing is left here that the socket would not take.
+    ///
+    /// # Errors
+    /// As `send(2)`.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Stream::Tls(stream) => stream.poll_flush(cx),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Stream::Tcp(socket) => Some(socket.as_fd()),
+            Stream::Unix(socket) => Some(socket.as_fd()),
+            Stream::Tls(stream) => stream.socket(),
+            Stream::Closed => None,
+        }
     }
 
     /// Sends bytes, as many as the socket takes.
@@ -192,10 +249,7 @@ impl Stream {
                 sent => bytes = &bytes[sent..],
             }
         }
-        match self {
-            Stream::Tls(stream) => std::future::poll_fn(|cx| stream.poll_flush(cx)).await,
-            _ => Ok(()),
-        }
+        std::future::poll_fn(|cx| self.poll_flush(cx)).await
     }
 
     /// Sends what the socket takes at once, and drops the rest: for parting words nobody waits for.

@@ -1,7 +1,8 @@
 //! How a request to cancel gets its connection: a ticket for the line of a pool or a peer. And the peers.
 //!
 //! A ticket gives up by being dropped, at whatever stage. Whoever is next looks again whenever a pool's books change,
-//! as PAUSE and WAIT_CLOSE do.
+//! as PAUSE and WAIT_CLOSE do. The requests that a pool makes itself, for servers that clients have left, have a line
+//! of their own, in which nobody waits.
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -12,8 +13,11 @@ use super::cancel_line::{CancelCounts, CancelLine, Room, Stage, Turn, room_at_pe
 use super::ledger::Permit;
 use super::{Pool, Surroundings, lock};
 use crate::config::{Host, Peer};
+use crate::net::dial::Dialled;
 use crate::net::world;
+use crate::stats::lines::{self, Tag};
 use crate::stats::moment::Moment;
+use crate::stats::roster::{EnteredServer, Names, ServerCard, ServerState};
 
 /// A peer that requests to cancel are passed on to. It has no servers: each request has a connection of its own.
 pub struct PeerPool {
@@ -97,6 +101,8 @@ impl PeerPool {
 /// Whose line a ticket is for.
 enum Desk {
     Pool(Arc<Pool>),
+    /// Requests of the pool's own. There is one at most for each server, and PostgreSQL has taken those.
+    Abandoned(Arc<Pool>),
     Peer(Arc<PeerPool>),
 }
 
@@ -104,14 +110,25 @@ impl Desk {
     fn line(&self) -> &Mutex<CancelLine> {
         match self {
             Desk::Pool(pool) => &pool.cancel_line,
+            Desk::Abandoned(pool) => &pool.own_cancels,
             Desk::Peer(peer) => &peer.requests,
         }
     }
 
     fn surroundings(&self) -> &Surroundings {
         match self {
-            Desk::Pool(pool) => &pool.surroundings,
+            Desk::Pool(pool) | Desk::Abandoned(pool) => &pool.surroundings,
             Desk::Peer(peer) => &peer.surroundings,
+        }
+    }
+
+    /// Whose names its connections are shown with: those to a peer have none.
+    fn names(&self) -> Names {
+        match self {
+            Desk::Pool(pool) | Desk::Abandoned(pool) => {
+                Names { database: pool.database().clone(), user: pool.user().clone() }
+            }
+            Desk::Peer(_) => Names { database: "(nodb)".into(), user: "(nouser)".into() },
         }
     }
 
@@ -121,6 +138,7 @@ impl Desk {
                 let servers = pool.counts(Moment(0)).servers();
                 room_in_pool(pool.rules().pool_size, servers, counts.connections())
             }
+            Desk::Abandoned(_) => Room::Free,
             Desk::Peer(peer) => room_at_peer(lock(&peer.entry).pool_size, counts.connections()),
         }
     }
@@ -139,6 +157,11 @@ impl CancelTicket {
     /// For a request that concerns a server of this pool.
     pub fn for_pool(pool: &Arc<Pool>) -> CancelTicket {
         CancelTicket::at(Desk::Pool(pool.clone()))
+    }
+
+    /// For a request of the pool's own, that concerns a server which a client has left.
+    pub(super) fn for_abandoned(pool: &Arc<Pool>) -> CancelTicket {
+        CancelTicket::at(Desk::Abandoned(pool.clone()))
     }
 
     /// For a request to be passed on to this peer.
@@ -160,7 +183,24 @@ impl CancelTicket {
         progress.progress.notify_waiters();
     }
 
-    /// Its connection stands.
+    /// Its connection stands, and is shown from now on. `link` is the connection that the request came with.
+    pub fn carrier(&self, dialled: &Dialled, link: u64, logged: Logged) -> Carrier {
+        let (roster, names) = (&self.desk.surroundings().roster, self.desk.names());
+        let (peer, local) = (dialled.peer.clone(), dialled.local.clone());
+        let card = ServerCard::new(roster.next_id(), names, peer, local, world::wall_clock(), world::now());
+        card.set_link(link);
+        let to_peer = match &self.desk {
+            Desk::Peer(peer) => Some(peer.id),
+            Desk::Pool(_) | Desk::Abandoned(_) => None,
+        };
+        let carrier = Carrier { entered: roster.enter_server(card), to_peer, logged, reason: GIVEN_UP };
+        if logged.connections {
+            tracing::info!(conn = ?carrier.tag(), "{}", lines::new_server(&carrier.card().local));
+        }
+        carrier
+    }
+
+    /// The request goes out over its connection.
     pub fn connected(&mut self) {
         self.move_to(Stage::Telling);
     }
@@ -179,7 +219,7 @@ impl CancelTicket {
 
     fn progress(&self) -> Arc<Surroundings> {
         match &self.desk {
-            Desk::Pool(pool) => pool.surroundings.clone(),
+            Desk::Pool(pool) | Desk::Abandoned(pool) => pool.surroundings.clone(),
             Desk::Peer(peer) => peer.surroundings.clone(),
         }
     }
@@ -197,7 +237,7 @@ impl CancelTicket {
         if room == Room::None {
             return false;
         }
-        if let Desk::Pool(pool) = &self.desk {
+        if let Desk::Pool(pool) | Desk::Abandoned(pool) = &self.desk {
             let Some(permit) = pool.surroundings.ledger.cancel_permit(pool, room == Room::Free, world::now()) else {
                 return false;
             };
@@ -224,6 +264,67 @@ impl Drop for CancelTicket {
             pool.cancel_settled();
         }
         self.desk.surroundings().progress.notify_waiters();
+    }
+}
+
+/// Which of a connection's lines are wanted in the log.
+#[derive(Clone, Copy, Debug)]
+pub struct Logged {
+    /// log_connections.
+    pub connections: bool,
+    /// log_disconnections.
+    pub disconnections: bool,
+}
+
+/// Why the connection of a request is closed that came to nothing else.
+const GIVEN_UP: &str = "client gave up on cancel request, so we also give up forwarding to server";
+
+/// The connection that carries a request, as SHOW SERVERS and the log have it. Its end is logged whatever ends it.
+pub struct Carrier {
+    entered: EnteredServer,
+    to_peer: Option<u16>,
+    logged: Logged,
+    reason: &'static str,
+}
+
+impl Carrier {
+    /// Its public face.
+    pub fn card(&self) -> &Arc<ServerCard> {
+        self.entered.card()
+    }
+
+    /// The request goes out over this connection.
+    pub fn connected(&self) {
+        self.card().set_state(ServerState::ActiveCancel);
+    }
+
+    /// What became of the request: why the connection is closed.
+    pub fn told(&mut self, told: std::io::Result<()>) -> &'static str {
+        self.reason = match told {
+            Ok(()) => "successfully sent cancel request",
+            Err(error) => {
+                tracing::warn!(conn = ?self.tag(), "sending cancel request failed: {error}");
+                "failed to send cancel request"
+            }
+        };
+        self.reason
+    }
+
+    fn tag(&self) -> Tag<'_> {
+        let tag = Tag::server(self.entered.card());
+        match self.to_peer {
+            Some(id) => tag.of_peer(id),
+            None => tag,
+        }
+    }
+}
+
+impl Drop for Carrier {
+    fn drop(&mut self) {
+        if self.logged.disconnections {
+            let age = world::now().since(self.card().connected);
+            tracing::info!(conn = ?self.tag(), "{}", lines::closing(self.reason, age));
+        }
     }
 }
 

@@ -52,12 +52,12 @@ impl Drop for Opening {
 }
 
 /// What a task that resets or checks a server holds beside the server itself.
-struct Outing {
-    pool: Arc<Pool>,
-    note: Option<(Permit, Loan)>,
-    cause: Cause,
+pub(super) struct Outing {
+    pub(super) pool: Arc<Pool>,
+    pub(super) note: Option<(Permit, Loan)>,
+    pub(super) cause: Cause,
     /// What is said of a query that fails.
-    failure: &'static str,
+    pub(super) failure: &'static str,
 }
 
 impl Drop for Outing {

@@ -2,7 +2,7 @@
 //!
 //! Each gives up by being dropped. A dropped ticket leaves the line, and where a grant had just been made, the
 //! untouched server goes back. A dropped lease *closes* its server: only [`Lease::release`] says that the server is
-//! clean, so a dirty one cannot come back by omission.
+//! clean, and [`Lease::abandon`] that it can be made so, so a dirty one cannot come back by omission.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::task::AbortHandle;
 
+use super::abandoned::LeftAt;
 use super::orders::{Errand, Loan};
 use super::waiting::Place;
 use super::{Kept, Pool, lock};
@@ -320,6 +321,15 @@ impl Lease {
                 0 => self.waiter.pool.shelve(kept, loan, now),
                 _ => self.waiter.pool.hold_back(kept, loan),
             }
+        }
+    }
+
+    /// Hands a server over whose client has left, or had to, in the middle of something. PostgreSQL is asked to cancel
+    /// what it does for that client, and the server is kept where it can be made clean; where not, it is closed when
+    /// PostgreSQL has done with it, and the reason goes to the log.
+    pub fn abandon(mut self, left: LeftAt, reason: &'static str) {
+        if let Some((kept, loan)) = self.take() {
+            self.waiter.pool.abandon(kept, loan, left, reason, world::now());
         }
     }
 

@@ -12,7 +12,8 @@
 //! - [`quota`]: caps across pools, pure; `ledger` keeps it for the process and hands out permits
 //! - [`rules`]: what the configuration says of one pool
 //! - [`greeting`]: what a client that logs in is told of its server, pure
-//! - this file: the pool, and the orders turned into deeds; `errands`: the deeds that take time
+//! - this file: the pool, and the orders turned into deeds; `errands`: the deeds that take time; `abandoned`: what is
+//!   done with a server that its client has left in the middle
 //! - [`lease`]: what a client holds while it waits, and while it has a server
 //! - [`cancel_line`]: connections that carry requests to cancel, pure; `cancels`: their tickets, and the peers
 //! - [`registry`]: every pool by name; reload, PAUSE and its kin, limits on clients
@@ -22,6 +23,7 @@
 //! registry, pool, waiter or greeting. Servers and permits are dropped with no lock held, since a permit's end may wake
 //! other pools.
 
+mod abandoned;
 mod adopt;
 pub mod cancel_line;
 mod cancels;
@@ -47,8 +49,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
+pub use abandoned::LeftAt;
 pub use adopt::{Checked, Origin};
-pub use cancels::{CancelTicket, PeerPool, PeerPoolView};
+pub use cancels::{CancelTicket, Carrier, Logged, PeerPool, PeerPoolView};
 pub use greeting::{Cause, Greeting};
 pub use lease::{Ask, Lease, Refusal, Start, Ticket, Waiter};
 pub use registry::{Admission, ControlError, DatabaseView, Denied, NoPool, Registry, Released, State, Stop, UserView};
@@ -139,6 +142,8 @@ pub struct Pool {
     members: AtomicUsize,
     /// Requests to cancel for clients of this pool.
     cancel_line: Mutex<CancelLine>,
+    /// Requests of its own, for servers that clients have left.
+    own_cancels: Mutex<CancelLine>,
     /// Where the next server goes that is opened for nobody in particular.
     next_worker: AtomicUsize,
     /// Since when it has had neither client nor server, in microseconds of [`Moment`]; 0 is not known.
@@ -186,6 +191,7 @@ impl Pool {
             held_back: Mutex::default(),
             members: AtomicUsize::new(0),
             cancel_line: Mutex::default(),
+            own_cancels: Mutex::default(),
             next_worker: AtomicUsize::new(0),
             empty_since: AtomicU64::new(0),
         });
@@ -368,6 +374,7 @@ impl Pool {
         let counts = self.counts(now);
         let rules = self.rules();
         let cancels = lock(&self.cancel_line).counts();
+        let own_cancels = lock(&self.own_cancels).counts();
         PoolView {
             database: self.names.database.clone(),
             user: self.names.user.clone(),
@@ -376,12 +383,12 @@ impl Pool {
             cl_active_cancel_req: cancels.telling,
             cl_waiting_cancel_req: cancels.waiting,
             sv_active: counts.active,
-            sv_active_cancel: cancels.telling,
+            sv_active_cancel: cancels.telling + own_cancels.telling,
             sv_being_canceled: counts.being_canceled,
             sv_idle: counts.idle,
             sv_used: counts.used,
             sv_tested: counts.tested,
-            sv_login: counts.opening + cancels.connecting,
+            sv_login: counts.opening + cancels.connecting + own_cancels.connecting,
             maxwait_us: counts.maxwait_us,
             pool_mode: rules.pool_mode,
             load_balance_hosts: (rules.hosts.len() > 1).then_some(rules.load_balance_hosts),

@@ -51,6 +51,8 @@ pub enum Errand {
     Tested,
     /// Kept back until a cancel request for it has settled.
     BeingCanceled,
+    /// Left by its client in the middle: until PostgreSQL has ended what it does for that client.
+    Abandoned,
     /// With the one client it was opened for, until that leaves: a replication connection.
     Dedicated,
 }
@@ -253,8 +255,10 @@ pub struct Counts {
     pub dedicated: u32,
     /// Servers running a reset or check query.
     pub tested: u32,
-    /// Servers kept back until a cancel request has settled.
+    /// Servers kept back until a cancel request has settled, and those that a client has left in the middle.
     pub being_canceled: u32,
+    /// Of those, the ones that a client has left.
+    pub abandoned: u32,
     /// Servers connecting or logging in.
     pub opening: u32,
     /// Servers away from the shelf that close on their return (`close_needed`).

@@ -66,6 +66,12 @@ pub struct Rules {
     pub idle_transaction_timeout: Duration,
     /// Longest a client may rest between transactions; zero is no limit.
     pub client_idle_timeout: Duration,
+    /// How long what a client sent may go on when the client has left; zero is not at all.
+    pub abandoned_query_timeout: Duration,
+    /// Cancel what a client has left, and keep its server?
+    pub cancel_abandoned_queries: bool,
+    /// How long PostgreSQL has to end what it was asked to cancel; zero is no limit.
+    pub cancel_wait_timeout: Duration,
     /// Prepared statements kept on each server; zero turns the feature off.
     pub max_prepared_statements: u32,
     /// Longest message a client may send, in bytes.
@@ -138,6 +144,9 @@ impl Rules {
             transaction_timeout: of_user(|own| own.transaction_timeout, settings.transaction_timeout),
             idle_transaction_timeout: of_user(|own| own.idle_transaction_timeout, settings.idle_transaction_timeout),
             client_idle_timeout: of_user(|own| own.client_idle_timeout, settings.client_idle_timeout),
+            abandoned_query_timeout: settings.abandoned_query_timeout,
+            cancel_abandoned_queries: settings.cancel_abandoned_queries,
+            cancel_wait_timeout: settings.cancel_wait_timeout,
             max_prepared_statements: settings.max_prepared_statements,
             max_packet_size: settings.max_packet_size,
             sbuf_loopcnt: settings.sbuf_loopcnt,

@@ -9,6 +9,8 @@
 //!        │ take     ┌──────────────── server_released ───────┤             open_failed
 //!        ▼          ▼                                        │
 //!      active ──► shelf ── server_check_delay ──► used ── Check ──► tested ──► back as released, or lost
+//!        │ server_errand
+//!        └──► being canceled, abandoned ──► back as released, or lost
 //! ```
 //!
 //! It *owns* idle servers as `S`: production puts a server in, the simulation an integer. Servers away from the shelf
@@ -82,8 +84,9 @@ pub struct Scheduler<S, W> {
     active: u32,
     tested: u32,
     being_canceled: u32,
+    abandoned: u32,
     opening: u32,
-    /// Of those away from the shelf, how many belong to an older generation. `<= active + tested + being_canceled`.
+    /// Of those away from the shelf, how many belong to an older generation; dedicated ones are counted apart.
     close_needed: u32,
     /// Servers opened before it last rose are not used again.
     generation: u64,
@@ -115,6 +118,7 @@ impl<S: Held, W: Clone> Scheduler<S, W> {
             active: 0,
             tested: 0,
             being_canceled: 0,
+            abandoned: 0,
             opening: 0,
             close_needed: 0,
             generation: FIRST_GENERATION,
@@ -300,7 +304,7 @@ impl<S: Held, W: Clone> Scheduler<S, W> {
     /// RECONNECT: every server open now is closed, idle ones at once and all others as they come home.
     pub fn reconnect(&mut self, now: Moment) {
         self.generation += 1;
-        self.close_needed = self.active + self.tested + self.being_canceled;
+        self.close_needed = self.away();
         self.dedicated_unwanted = self.dedicated;
         self.failed = None;
         self.close_resting(Reason::ConfigurationChanged);
@@ -370,7 +374,8 @@ impl<S: Held, W: Clone> Scheduler<S, W> {
             active: self.active + self.dedicated,
             dedicated: self.dedicated,
             tested: self.tested,
-            being_canceled: self.being_canceled,
+            being_canceled: self.being_canceled + self.abandoned,
+            abandoned: self.abandoned,
             opening: self.opening + self.dedicated_opening,
             close_needed: self.close_needed + self.dedicated_unwanted,
             maxwait_us: [&self.line, &self.dedicated_line]
@@ -567,6 +572,7 @@ impl<S: Held, W: Clone> Scheduler<S, W> {
             Errand::Active => &mut self.active,
             Errand::Tested => &mut self.tested,
             Errand::BeingCanceled => &mut self.being_canceled,
+            Errand::Abandoned => &mut self.abandoned,
             Errand::Dedicated => &mut self.dedicated,
         }
     }
@@ -584,7 +590,12 @@ impl<S: Held, W: Clone> Scheduler<S, W> {
     /// Servers that are logged in and go from client to client.
     fn shared(&self) -> u32 {
         let resting = u32::try_from(self.shelf.len() + self.used.len()).unwrap_or(u32::MAX);
-        resting + self.active + self.tested + self.being_canceled
+        resting + self.away()
+    }
+
+    /// Of those, the ones that are not on the shelf.
+    fn away(&self) -> u32 {
+        self.active + self.tested + self.being_canceled + self.abandoned
     }
 
     /// Servers that hold a place in the pool, logged in or not.

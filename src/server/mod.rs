@@ -8,10 +8,14 @@
 //! - [`connect`](mod@connect) dial → startup → prove ourselves → first ReadyForQuery
 //! - `handover` a server as it is shown to a successor, and taken from a predecessor
 //! - [`look_up`] auth_query
+//! - [`cancel`] requests to cancel what a server runs
+//! - `finish` a server that its client has left in the middle
 //! - [`check`] server_reset_query, server_check_query and the SETs of a client's parameters: queries of our own
 
+pub mod cancel;
 pub mod check;
 pub mod connect;
+mod finish;
 mod handover;
 mod lookup;
 

@@ -176,6 +176,9 @@ pub struct ClientCard {
     /// Has it been let in?
     pub logged_in: AtomicBool,
     cancel_asked: AtomicBool,
+    /// Number of the present wait for a server, odd while there is one; and of the one that was cancelled last.
+    wait: AtomicU32,
+    cancelled_wait: AtomicU32,
     replication: AtomicU8,
     /// Does its task keep still, all it had in hand passed on (SUSPEND)?
     pub frozen: AtomicBool,
@@ -215,6 +218,8 @@ impl ClientCard {
             console: AtomicBool::new(false),
             logged_in: AtomicBool::new(false),
             cancel_asked: AtomicBool::new(false),
+            wait: AtomicU32::new(0),
+            cancelled_wait: AtomicU32::new(0),
             frozen: AtomicBool::new(false),
             state: AtomicU8::new(ClientState::Login as u8),
             link: AtomicU64::new(0),
@@ -332,6 +337,35 @@ impl ClientCard {
     /// Did a request to cancel come since this was last asked? Only for clients of the console.
     pub fn take_cancel(&self) -> bool {
         self.cancel_asked.swap(false, SeqCst)
+    }
+
+    /// A request of the client begins to wait for a server.
+    pub fn begin_wait(&self) {
+        self.wait.fetch_or(1, SeqCst);
+    }
+
+    /// It waits no longer.
+    pub fn end_wait(&self) {
+        if self.wait.load(SeqCst) % 2 == 1 {
+            self.wait.fetch_add(1, SeqCst);
+        }
+    }
+
+    /// A request to cancel came: if a request of this client waits for a server, that one is cancelled, and no later
+    /// one. Wakes its task.
+    pub fn cancel_wait(&self) -> bool {
+        let wait = self.wait.load(SeqCst);
+        let waits = wait % 2 == 1;
+        if waits {
+            self.cancelled_wait.store(wait, SeqCst);
+            self.wake();
+        }
+        waits
+    }
+
+    /// Was the request that waits for a server cancelled? For the client's own task.
+    pub fn wait_cancelled(&self) -> bool {
+        self.cancelled_wait.load(SeqCst) == self.wait.load(SeqCst)
     }
 
     /// The client's task is about to heed: what comes after this call is a new order.

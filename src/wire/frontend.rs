@@ -105,6 +105,48 @@ pub fn query_with(out: &mut Vec<u8>, sql: &str, parameter: &str) {
     message(out, Frontend::Sync, b"");
 }
 
+/// Appends Parse, Bind and Execute: one statement without a name, without parameters.
+pub fn statement(out: &mut Vec<u8>, sql: &str) {
+    let sql = sql.split('\0').next().unwrap_or_default();
+    let mut body = vec![0];
+    body.extend_from_slice(sql.as_bytes());
+    // The end of the text, and no types for parameters.
+    body.extend_from_slice(&[0, 0, 0]);
+    message(out, Frontend::Parse, &body);
+    // No names, no parameters, all results as text.
+    message(out, Frontend::Bind, &[0; 8]);
+    message(out, Frontend::Execute, &[0; 5]);
+}
+
+/// Appends a Sync.
+pub fn sync(out: &mut Vec<u8>) {
+    message(out, Frontend::Sync, b"");
+}
+
+/// Appends a Flush.
+pub fn flush(out: &mut Vec<u8>) {
+    message(out, Frontend::Flush, b"");
+}
+
+/// Appends a CopyFail.
+pub fn copy_fail(out: &mut Vec<u8>, why: &str) {
+    let mut body = why.split('\0').next().unwrap_or_default().as_bytes().to_vec();
+    body.push(0);
+    message(out, Frontend::CopyFail, &body);
+}
+
+/// Is there a Terminate among these whole messages? What is no message ends the search.
+pub fn has_terminate(mut buf: &[u8], len_max: usize) -> bool {
+    while let Ok(Some(header)) = Header::parse(buf, len_max) {
+        if header.tag == Frontend::Terminate as u8 {
+            return true;
+        }
+        let Some(rest) = buf.get(header.len..) else { return false };
+        buf = rest;
+    }
+    false
+}
+
 /// Appends a Terminate.
 pub fn terminate(out: &mut Vec<u8>) {
     message(out, Frontend::Terminate, b"");
@@ -155,6 +197,30 @@ mod tests {
             b"S\0\0\0\x04",
         ];
         assert_eq!(out, batch.concat());
+    }
+
+    #[test]
+    fn a_statement_and_the_end_of_a_copy_are_laid_out_as_the_manual_says() {
+        let mut out = Vec::new();
+
+        statement(&mut out, "END");
+        copy_fail(&mut out, "no");
+
+        let messages: &[&[u8]] =
+            &[b"P\0\0\0\x0b\0END\0\0\0", b"B\0\0\0\x0c\0\0\0\0\0\0\0\0", b"E\0\0\0\x09\0\0\0\0\0", b"f\0\0\0\x07no\0"];
+        assert_eq!(out, messages.concat());
+    }
+
+    #[test]
+    fn a_terminate_is_found_behind_whole_messages_only() {
+        let mut buf = Vec::new();
+        query(&mut buf, "select 'X'");
+        terminate(&mut buf);
+
+        assert!(has_terminate(&buf, MESSAGE_LEN_MAX));
+        assert!(!has_terminate(&buf[..buf.len() - 5], MESSAGE_LEN_MAX));
+        assert!(!has_terminate(&buf[1..], MESSAGE_LEN_MAX), "not where a message begins");
+        assert!(!has_terminate(b"", MESSAGE_LEN_MAX));
     }
 
     #[test]

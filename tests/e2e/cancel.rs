@@ -372,3 +372,161 @@ fn a_cancel_request_for_an_idle_console_is_only_noted() {
     proxy.until_log("admin cancel request for non-waiting client?");
     assert!(console.ok("SHOW VERSION").is_ready());
 }
+
+/// A pool of one server, which is in use, a client that waits for it with this request, and a table with one column.
+fn queued(script: Script) -> (Proxy, Client, Client) {
+    let proxy = Setup::new().set("default_pool_size", 1).start();
+    let (mut holder, mut client) = (proxy.client(), proxy.client());
+    holder.ok("BEGIN");
+    if !script.as_ref().is_empty() {
+        client.send(script);
+        proxy.until_pool("cl_waiting", 1);
+    }
+    (proxy, holder, client)
+}
+
+/// Something that leaves a trace where it is run: the session has a name then.
+const MARK: &str = "SELECT set_config('application_name', 'it was run', false)";
+
+/// The server has not run [`MARK`], and works.
+#[track_caller]
+fn unmarked(proxy: &Proxy, holder: &mut Client) {
+    proxy.until_pool("cl_waiting", 0);
+    assert_ne!(holder.value("SHOW application_name"), "it was run");
+    holder.ok("COMMIT");
+    assert_ne!(proxy.client().value("SHOW application_name"), "it was run");
+}
+
+#[test]
+fn a_query_in_the_queue_is_cancelled_at_once_and_never_run() {
+    // PgBouncer passes over the request, and runs the query when its turn comes.
+    if support::beyond_pgbouncer() {
+        return;
+    }
+    let (proxy, mut holder, mut client) = queued(Script::new().query(MARK));
+
+    cancel(&proxy, &cancel_packet(&client));
+
+    let reply = client.reply();
+    let error = reply.error().unwrap();
+    assert_eq!((error[&'S'].as_str(), error[&'C'].as_str()), ("ERROR", "57014"));
+    assert_eq!(error[&'M'], "canceling statement due to user request");
+    assert_eq!((reply.shape().as_str(), reply.status()), ("EZ", 'I'));
+    proxy.until_log("closing because: cancel request for client in the queue");
+    unmarked(&proxy, &mut holder);
+    assert_eq!(client.value("SELECT 1"), "1");
+    // Nothing of it is left for the next wait.
+    let mut holder = proxy.client();
+    holder.ok("BEGIN");
+    client.send(Script::new().query("SELECT 2"));
+    proxy.until_pool("cl_waiting", 1);
+    holder.ok("COMMIT");
+    assert_eq!(client.reply().value(), "2");
+}
+
+#[test]
+fn what_is_behind_a_query_that_was_cancelled_in_the_queue_keeps_its_place() {
+    if support::beyond_pgbouncer() {
+        return;
+    }
+    let (proxy, mut holder, mut client) = queued(Script::new().sync().flush().query(MARK).query("SELECT 2"));
+
+    cancel(&proxy, &cancel_packet(&client));
+
+    assert_eq!(client.reply().shape(), "Z", "a Sync ends nothing");
+    assert_eq!(client.reply().shape(), "EZ");
+    proxy.until_pool("cl_waiting", 1);
+    cancel(&proxy, &cancel_packet(&client));
+    assert_eq!(client.reply().shape(), "EZ", "the next is cancelled like the first");
+    unmarked(&proxy, &mut holder);
+    assert_eq!(client.value("SELECT 1"), "1");
+}
+
+#[test]
+fn a_batch_that_was_cancelled_in_the_queue_is_dropped_up_to_its_sync() {
+    if support::beyond_pgbouncer() {
+        return;
+    }
+    let batch = Script::new().parse("mine", MARK).describe_statement("mine").run_prepared("mine", &[]).query(MARK);
+    let (proxy, mut holder, mut client) = queued(batch.clone().sync().query("SELECT 3"));
+    cancel(&proxy, &cancel_packet(&client));
+    assert_eq!(client.reply().shape(), "EZ");
+    proxy.until_pool("cl_waiting", 1);
+    holder.ok("COMMIT");
+    assert_eq!(client.reply().value(), "3");
+
+    // The Sync comes later, as does half of the batch.
+    holder.ok("BEGIN");
+    client.send(batch);
+    proxy.until_pool("cl_waiting", 1);
+    cancel(&proxy, &cancel_packet(&client));
+    assert_eq!(client.wire.expect(b'E').fields()[&'C'], "57014");
+    client.send(Script::new().run(MARK, &[]).flush().copy_data(b"x").query(MARK));
+    proxy.until_pool("cl_waiting", 0);
+    assert!(!client.wire.stirs_within(Duration::from_millis(50)));
+    client.send(Script::new().sync());
+    assert_eq!(client.reply().shape(), "Z");
+    unmarked(&proxy, &mut holder);
+
+    // The name was never taken.
+    let reply = client.run(Script::new().parse("mine", "SELECT 4").run_prepared("mine", &[]).sync());
+    assert_eq!((reply.shape().as_str(), reply.value().as_str()), ("12DCZ", "4"));
+}
+
+#[test]
+fn a_message_that_is_not_whole_is_cancelled_in_the_queue_like_any() {
+    if support::beyond_pgbouncer() {
+        return;
+    }
+    for batch in [false, true] {
+        let sql = format!("{MARK} {}", " ".repeat(1 << 20));
+        let script = match batch {
+            false => Script::new().query(&sql),
+            true => Script::new().run(&sql, &[]).sync(),
+        };
+        let bytes = script.as_ref();
+        let (proxy, mut holder, mut client) = queued(Script::new());
+        client.send(&bytes[..1 << 19]);
+        proxy.until_pool("cl_waiting", 1);
+
+        cancel(&proxy, &cancel_packet(&client));
+
+        assert_eq!(client.wire.expect(b'E').fields()[&'C'], "57014");
+        client.send(&bytes[1 << 19..]);
+        assert_eq!(client.reply().shape(), "Z");
+        unmarked(&proxy, &mut holder);
+        assert_eq!(client.value("SELECT 1"), "1");
+    }
+}
+
+#[test]
+fn a_query_that_waits_for_a_paused_database_is_cancelled_at_once() {
+    if support::beyond_pgbouncer() {
+        return;
+    }
+    let proxy = Proxy::start();
+    let mut client = proxy.client();
+    let mut console = proxy.console();
+    console.ok("PAUSE app");
+    client.send(Script::new().query(MARK));
+    proxy.until_pool("cl_waiting", 1);
+
+    cancel(&proxy, &cancel_packet(&client));
+
+    assert_eq!(client.reply().shape(), "EZ");
+    console.ok("RESUME app");
+    assert_ne!(client.value("SHOW application_name"), "it was run");
+}
+
+#[test]
+fn who_cancelled_in_the_queue_and_left_is_not_served() {
+    if support::beyond_pgbouncer() {
+        return;
+    }
+    let (proxy, mut holder, mut client) = queued(Script::new().query(MARK).terminate());
+
+    cancel(&proxy, &cancel_packet(&client));
+
+    assert_eq!(client.wire.until_end().len(), 2, "the error and ReadyForQuery");
+    unmarked(&proxy, &mut holder);
+}

@@ -3,7 +3,11 @@
 use crate::support::{self, Client, Postgres, Proxy, Script, Setup};
 
 fn with_table() -> (Proxy, Client, String) {
-    let proxy = Setup::new().set("default_pool_size", 1).start();
+    with_table_in(Setup::new())
+}
+
+fn with_table_in(setup: Setup) -> (Proxy, Client, String) {
+    let proxy = setup.set("default_pool_size", 1).start();
     let table = format!("copied_by_{}", proxy.role);
     Postgres::shared().admin().ok(&format!("CREATE TABLE {table} (n int, t text); GRANT ALL ON {table} TO PUBLIC"));
     let client = proxy.client();
@@ -160,7 +164,7 @@ fn a_copy_out_that_fails_midway_keeps_the_session() {
 
 #[test]
 fn a_client_that_vanishes_in_a_copy_costs_one_server() {
-    let (proxy, mut client, table) = with_table();
+    let (proxy, mut client, table) = with_table_in(Setup::new().closing_abandoned_servers());
     let pid = client.pid();
     client.send(Script::new().query(&format!("COPY {table} FROM STDIN")));
     client.reply_until(b"G");

@@ -14,6 +14,7 @@ mod auth_query;
 mod cancel;
 mod config;
 mod copy;
+mod departures;
 mod dns;
 mod drivers;
 mod environment;

@@ -187,7 +187,7 @@ fn a_client_that_leaves_the_queue_costs_nobody_a_turn() {
 #[test]
 fn a_client_that_vanishes_in_a_transaction_costs_one_server() {
     for politely in [true, false] {
-        let proxy = Setup::new().set("default_pool_size", 1).start();
+        let proxy = Setup::new().closing_abandoned_servers().set("default_pool_size", 1).start();
         let mut vanishing = proxy.client();
         vanishing.ok("BEGIN; SET LOCAL work_mem = '7MB'");
         let dirty = vanishing.pid();
@@ -209,7 +209,7 @@ fn a_client_that_vanishes_in_a_transaction_costs_one_server() {
 
 #[test]
 fn a_client_that_vanishes_in_a_query_costs_one_server() {
-    let proxy = Setup::new().set("default_pool_size", 1).start();
+    let proxy = Setup::new().closing_abandoned_servers().set("default_pool_size", 1).start();
     let mut vanishing = proxy.client();
     vanishing.send(Script::new().query("SELECT pg_sleep(60)"));
     proxy.until_pool("sv_active", 1);

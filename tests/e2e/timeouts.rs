@@ -78,7 +78,7 @@ fn query_timeout_ends_a_query_and_its_server() {
         |setup| setup.set("query_timeout", 60).own_user("query_timeout=1"),
     ];
     for change in changes {
-        let proxy = Proxy::start();
+        let proxy = Setup::new().closing_abandoned_servers().start();
         let mut client = proxy.client();
         let pid = client.pid();
         reload(&proxy, change);
@@ -115,7 +115,7 @@ fn idle_transaction_timeout_ends_who_idles_in_a_transaction() {
         Setup::new().own_user("idle_transaction_timeout=1"),
         Setup::new().set("idle_transaction_timeout", 60).own_user("idle_transaction_timeout=1"),
     ] {
-        let proxy = setup.start();
+        let proxy = setup.closing_abandoned_servers().start();
         let mut client = proxy.client();
         let pid = client.value("BEGIN; SELECT pg_backend_pid()");
 

@@ -314,7 +314,9 @@ impl World {
     fn errand(&mut self, at: usize) {
         if let Some(mut away) = self.some_away(at) {
             away.errand = match away.errand {
-                Errand::Active => self.rng.pick(&[Errand::Tested, Errand::BeingCanceled]),
+                Errand::Active => self.rng.pick(&[Errand::Tested, Errand::BeingCanceled, Errand::Abandoned]),
+                // PostgreSQL has answered: a request to cancel may still be under way, or a reset be due.
+                Errand::Abandoned => self.rng.pick(&[Errand::Tested, Errand::BeingCanceled]),
                 Errand::BeingCanceled | Errand::Tested => Errand::Tested,
                 // It knows no errands: it is closed with its client.
                 Errand::Dedicated => return self.pools[at].away.push(away),
@@ -625,7 +627,9 @@ impl World {
             assert_eq!(counts.active, on(Errand::Active) + on(Errand::Dedicated), "seed {}: active", self.seed);
             assert_eq!(counts.dedicated, on(Errand::Dedicated), "seed {}: dedicated", self.seed);
             assert_eq!(counts.tested, on(Errand::Tested), "seed {}: tested", self.seed);
-            assert_eq!(counts.being_canceled, on(Errand::BeingCanceled), "seed {}: being canceled", self.seed);
+            let being_canceled = on(Errand::BeingCanceled) + on(Errand::Abandoned);
+            assert_eq!(counts.being_canceled, being_canceled, "seed {}: being canceled", self.seed);
+            assert_eq!(counts.abandoned, on(Errand::Abandoned), "seed {}: abandoned", self.seed);
             assert_eq!(counts.connected() as usize, pool.servers.len(), "seed {}: servers", self.seed);
             assert!(counts.close_needed <= counts.away(), "seed {}: close_needed", self.seed);
             if pool.paused || pool.ended {

@@ -129,7 +129,9 @@ fn show_config_on_defaults_is_pgbouncers_row_by_row() {
     assert_eq!(
         extra,
         [
+            "abandoned_query_timeout",
             "auth_query_lifetime",
+            "cancel_abandoned_queries",
             "legacy_sqlstate",
             "log_format",
             "login_rate_burst",

@@ -19,6 +19,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -389,6 +390,11 @@ impl TlsStream {
         let socket = self.wire.socket.take().ok_or(io::ErrorKind::NotConnected)?;
         self.wire.socket = Some(TcpStream::from_std(socket.into_std()?)?);
         Ok(())
+    }
+
+    /// The socket under it.
+    pub(in crate::net) fn socket(&self) -> Option<BorrowedFd<'_>> {
+        self.wire.socket.as_ref().map(AsFd::as_fd)
     }
 
     /// The version and cipher agreed on, and with TLS 1.2 the group: as PgBouncer writes them, after OpenSSL.

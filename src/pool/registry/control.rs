@@ -235,9 +235,15 @@ impl Registry {
         }
     }
 
-    /// Servers on loan, or on the way home from one.
+    /// Servers on loan, or on the way home from one; those that clients have left in the middle are counted apart.
     pub fn servers_away(&self, now: Moment) -> u32 {
-        self.pools().iter().map(|pool| pool.counts(now).away()).sum()
+        let away = |counts: Counts| counts.away() - counts.abandoned;
+        self.pools().iter().map(|pool| away(pool.counts(now))).sum()
+    }
+
+    /// Servers that clients have left in the middle, and that PostgreSQL works on still.
+    pub fn servers_abandoned(&self, now: Moment) -> u32 {
+        self.pools().iter().map(|pool| pool.counts(now).abandoned).sum()
     }
 
     fn named(&self, database: Option<&str>) -> Result<Vec<Arc<Pool>>, ControlError> {

@@ -110,7 +110,9 @@ impl Registry {
         still
             && self.pools().iter().all(|pool| {
                 let counts = pool.counts(Moment(0));
-                counts.tested + counts.opening + counts.being_canceled == 0
+                // One that a client has left is nobody's and is not handed over: whether it can be made clean may take
+                // long to tell.
+                counts.tested + counts.opening + counts.being_canceled == counts.abandoned
             })
     }
 

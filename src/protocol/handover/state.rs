@@ -29,6 +29,8 @@ pub struct ClientState {
     pub rest_age: Option<u64>,
     /// Has a message of the present loan gone to its server?
     pub begun: bool,
+    /// Is everything up to its next Sync to be dropped, because its request was cancelled before a server had it?
+    pub drops_batch: bool,
     /// How long ago the request under way began, if one is under way.
     pub query_age: Option<u64>,
     /// application_name, as last known.
@@ -103,6 +105,7 @@ impl ClientState {
             "idle_in_xact_age": self.idle_in_xact_age,
             "rest_age": self.rest_age,
             "begun": self.begun,
+            "drops_batch": self.drops_batch,
             "query_age": self.query_age,
             "application_name": self.application_name,
             "parameters": self.parameters,
@@ -127,6 +130,7 @@ impl ClientState {
             idle_in_xact_age: fields.maybe("idle_in_xact_age"),
             rest_age: fields.maybe("rest_age"),
             begun: fields.flag("begun"),
+            drops_batch: fields.flag("drops_batch"),
             query_age: fields.maybe("query_age"),
             application_name: fields.text("application_name"),
             parameters: fields.parameters("parameters").unwrap_or_default(),

@@ -71,14 +71,16 @@ proptest! {
 
     #[test]
     fn a_client_comes_back_as_it_went(
-        numbers: (u64, u64, u64, u64, Option<u64>, Option<u64>, Option<u64>, bool, Option<u64>),
+        numbers: (u64, u64, u64, u64, Option<u64>, Option<u64>, Option<u64>, bool, bool, Option<u64>),
         application_name in ".*",
         parameters in pairs(),
         statements: Vec<(Vec<u8>, u64)>,
     ) {
-        let (id, connected_at, age, request_age, xact_age, idle_in_xact_age, rest_age, begun, query_age) = numbers;
+        let (id, connected_at, age, request_age, xact_age, idle_in_xact_age, rest_age, begun, drops_batch, query_age) =
+            numbers;
         let client = ClientState {
-            id, connected_at, age, request_age, xact_age, idle_in_xact_age, rest_age, begun, query_age,
+            id, connected_at, age, request_age, xact_age, idle_in_xact_age, rest_age, begun, drops_batch,
+            query_age,
             application_name, parameters, statements,
         };
         prop_assert_eq!(ClientState::parse(&client.to_text()), Some(client));

@@ -100,6 +100,14 @@ impl Setup {
         setup.secret("admin", "admin-secret").secret("stats", "stats-secret").secret(&role, "")
     }
 
+    /// A server whose client leaves in the middle is closed at once, as by PgBouncer.
+    pub(crate) fn closing_abandoned_servers(self) -> Setup {
+        match is_pgbouncer() {
+            true => self,
+            false => self.set("cancel_abandoned_queries", 0).set("abandoned_query_timeout", 0),
+        }
+    }
+
     /// A setting of `[pgbouncer]`; the last word counts.
     pub(crate) fn set(mut self, name: &str, value: impl ToString) -> Setup {
         self.settings.retain(|(known, _)| known != name);
