@@ -1,4 +1,5 @@
-# What one does with a checkout. Every target installs what it misses (see tests/deps.sh) and starts its own servers.
+# Builds, runs, tests and packages pgweir. Every target installs the packages that it needs (see tests/deps.sh) and starts
+# its own servers.
 
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -9,53 +10,53 @@ FUZZ_SECONDS ?= 60
 
 .PHONY: help run test check bench fuzz image deb deps clean
 
-help: ## This list.
+help: ## Print this list.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-run: ## Pool DATABASE_URL, or a private throw-away PostgreSQL, on 127.0.0.1:6432 (PGWEIR_LISTEN_PORT).
+run: ## Run pgweir on 127.0.0.1:6432 (PGWEIR_LISTEN_PORT) for DATABASE_URL or a temporary private PostgreSQL.
 	@tests/deps.sh build run
 	@$(CARGO) build --release --locked --bin pgweir
 	@config/demo.sh $(TARGET)/release/pgweir
 
-test: ## Every test, against a real PostgreSQL that the tests start themselves.
+test: ## Run every test. The tests start their own PostgreSQL.
 	@tests/deps.sh build test
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-8} $(CARGO) test --locked
 
-check: ## Formatting, lints and documentation, without warnings.
+check: ## Check formatting, lints and documentation. A warning is an error.
 	@tests/deps.sh build
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) clippy --locked --no-default-features -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps
 
-bench: ## The load benchmark beside PgBouncer: some 20 minutes, or 5 with ARGS=--quick; docs/benchmarks.md.
+bench: ## Run the load benchmark against PgBouncer: about 20 minutes, 5 with ARGS=--quick; see docs/benchmarks.md.
 	@tests/deps.sh build bench
 	$(CARGO) bench --locked --bench load -- $(ARGS)
 
-fuzz: ## Every fuzz target for FUZZ_SECONDS (60); wants nightly Rust and cargo-fuzz.
+fuzz: ## Run every fuzz target for FUZZ_SECONDS (60). Needs nightly Rust and cargo-fuzz.
 	@tests/deps.sh build fuzz
 	@$(CARGO) +nightly --version >/dev/null 2>&1 || { \
-	    echo 'make fuzz wants nightly Rust. First: rustup toolchain install nightly' >&2; exit 1; }
+	    echo 'make fuzz needs nightly Rust. Install it with: rustup toolchain install nightly' >&2; exit 1; }
 	@$(CARGO) +nightly fuzz --version >/dev/null 2>&1 || { \
-	    echo 'make fuzz wants cargo-fuzz. First: cargo install cargo-fuzz' >&2; exit 1; }
+	    echo 'make fuzz needs cargo-fuzz. Install it with: cargo install cargo-fuzz' >&2; exit 1; }
 	set -e; for target in $$($(CARGO) +nightly fuzz list --fuzz-dir tests/fuzz); do \
 	    mkdir -p tests/fuzz/target/corpus/$$target; \
 	    $(CARGO) +nightly fuzz run --fuzz-dir tests/fuzz $$target \
 	        tests/fuzz/target/corpus/$$target tests/fuzz/corpus/$$target -- -max_total_time=$(FUZZ_SECONDS); \
 	done
 
-image: ## The Docker image, as pgweir:latest.
+image: ## Build the Docker image pgweir:latest.
 	docker build --file docker/Dockerfile --tag pgweir .
 
-deb: ## The Debian package, in target/debian; wants cargo-deb.
+deb: ## Build the Debian package in target/debian. Needs cargo-deb.
 	@tests/deps.sh build
 	@$(CARGO) deb --version >/dev/null 2>&1 || { \
-	    echo 'make deb wants cargo-deb. First: cargo install --locked cargo-deb' >&2; exit 1; }
+	    echo 'make deb needs cargo-deb. Install it with: cargo install --locked cargo-deb' >&2; exit 1; }
 	$(CARGO) deb --locked
 
-deps: ## Install what all of the above need, from the distribution.
+deps: ## Install the distribution's packages that the targets above need.
 	@tests/deps.sh build run test bench
 
-clean: ## Remove what was built and measured.
+clean: ## Remove build output and benchmark results.
 	$(CARGO) clean
 	rm -rf benches/out

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# `make run`: pgweir at work in a minute, and nothing left behind.
+# `make run`: runs pgweir for a demonstration and leaves no files or processes behind.
 #
 #   config/demo.sh PATH_TO_PGWEIR
 #
-# With DATABASE_URL set, that server is pooled. Without it, a private PostgreSQL is started for the occasion: its own
-# data folder, loopback only, a role `demo` with a SCRAM password. Both are given a pgbouncer.ini and a userlist.txt
-# written here, one query is sent through, and the lines to connect with are printed. Ctrl-C, or SIGTERM, ends it all.
+# If DATABASE_URL is set, pgweir pools that server. Otherwise this script starts a private PostgreSQL with its own data
+# directory, on loopback only, with a role `demo` that has a SCRAM password. In both cases the script writes a
+# pgbouncer.ini and a userlist.txt, starts pgweir, sends one query, and prints the commands to connect. Ctrl-C or SIGTERM
+# stops everything.
 #
-#   PGWEIR_LISTEN_PORT   where to listen (6432)
+#   PGWEIR_LISTEN_PORT   the port to listen on (6432)
 set -euo pipefail
 
 pgweir=${1:?usage: config/demo.sh PATH_TO_PGWEIR}
@@ -27,12 +28,12 @@ main() {
         database=postgres
         [[ $path == */?* ]] && database=${path##*/}
         databases=''
-        # The same login, here.
+        # Clients use the same login.
         login=${DATABASE_URL#*://}
         login=${login%%[/?]*}
         [[ $login == *@* ]] || { echo "DATABASE_URL names no user: postgres://user:password@host/db" >&2; exit 1; }
         login=${login%@*}
-        # A name that the URL is unlikely to have, since auth_file outranks the URL's password.
+        # A name that is unlikely to be in the URL: a user in auth_file has precedence over the URL's user.
         operator=demo_console
         server="the server of DATABASE_URL"
     else
@@ -45,11 +46,11 @@ main() {
     start_pgweir
     prove_and_tell
 
-    # Ends when pgweir does, or when a signal comes.
+    # Returns when pgweir exits or a signal arrives.
     local status=0
     wait "$pooler" || status=$?
     pooler=''
-    echo "pgweir has ended by itself (status $status):" >&2
+    echo "pgweir has exited unexpectedly with status $status. The end of its log:" >&2
     tail -n 20 "$work/pgweir.log" >&2
     return 1
 }
@@ -60,18 +61,19 @@ insist_on_free_port() {
     if command -v ss >/dev/null; then
         owner=$(ss -Hltnp "sport = :$PGWEIR_LISTEN_PORT" | sed -n 's/.*users:((\("[^"]*",pid=[0-9]*\).*/\1/p' | head -n 1)
     fi
-    echo "Port $PGWEIR_LISTEN_PORT is taken${owner:+ by $owner}. Pick another: make run PGWEIR_LISTEN_PORT=6433" >&2
+    echo "Port $PGWEIR_LISTEN_PORT is in use${owner:+ by $owner}. Use another: make run PGWEIR_LISTEN_PORT=6433" >&2
     exit 1
 }
 
-# A folder of our own. PostgreSQL refuses to run as root, so for root everything here belongs to and runs as `postgres`.
+# Creates a private directory. PostgreSQL does not run as root, so for root the files belong to `postgres`, and the
+# programs run as `postgres`.
 prepare_folder() {
     work=$(mktemp -d "${TMPDIR:-/tmp}/pgweir-demo.XXXXXX")
     if [[ $(id -u) -eq 0 ]]; then
         local user=postgres
         id "$user" >/dev/null 2>&1 || user=nobody
         as_user=(setpriv "--reuid=$user" "--regid=$(id -g "$user")" --clear-groups)
-        # The build may lie where only root can go.
+        # The build may be in a directory that only root can read.
         install -m 755 "$pgweir" "$work/pgweir"
         pgweir=$work/pgweir
         chown -R "$user" "$work"
@@ -91,7 +93,7 @@ find_programs() {
         programs=$(dirname "$(command -v psql)")
         return
     fi
-    echo "PostgreSQL is not installed: run \`make deps\`" >&2
+    echo "PostgreSQL is not installed. Run \`make deps\`." >&2
     exit 1
 }
 
@@ -131,7 +133,7 @@ pool_mode = transaction
 default_pool_size = 25
 max_client_conn = 1000
 INI
-    # In a session of its own: Ctrl-C is for this script, which then ends everything in order.
+    # In a separate session, so that Ctrl-C reaches this script only. The script then stops everything in order.
     setsid "${as_user[@]}" "$pgweir" "$work/pgbouncer.ini" </dev/null >"$work/pgweir.log" 2>&1 &
     pooler=$!
     local tries
@@ -140,7 +142,7 @@ INI
         kill -0 "$pooler" 2>/dev/null || fail pgweir.log
         sleep 0.1
     done
-    echo "pgweir does not listen after $((tries / 10)) seconds" >&2
+    echo "pgweir does not listen after $((tries / 10)) seconds. The end of its log:" >&2
     fail pgweir.log
 }
 
@@ -154,13 +156,13 @@ prove_and_tell() {
     }
     cat <<TEXT
 
-pgweir listens on 127.0.0.1:$PGWEIR_LISTEN_PORT before $server.
-One query through it was answered by $answer.
+pgweir listens on 127.0.0.1:$PGWEIR_LISTEN_PORT and pools $server.
+One query was sent through it and answered by $answer.
 
-  an application:  psql '$url'
-  the console:     psql 'postgresql://$operator:$password@$here/pgbouncer' -c 'SHOW POOLS'
+  to connect:      psql '$url'
+  to the console:  psql 'postgresql://$operator:$password@$here/pgbouncer' -c 'SHOW POOLS'
 
-Ctrl-C ends it and leaves nothing behind.
+Ctrl-C stops pgweir and removes all its files.
 TEXT
 }
 
@@ -169,7 +171,7 @@ end() {
     trap '' INT TERM HUP
     trap - EXIT
     if [[ -n $pooler ]]; then
-        # SIGQUIT is "now", whoever is still connected; five seconds are plenty for that.
+        # SIGQUIT stops pgweir at once, even with clients connected. Five seconds are more than enough.
         kill -QUIT "$pooler" 2>/dev/null || true
         for _ in {1..50}; do
             kill -0 "$pooler" 2>/dev/null || break
@@ -186,7 +188,7 @@ end() {
     exit "$status"
 }
 
-# Shows the end of a log and gives up.
+# Prints the end of a log and exits.
 fail() {
     tail -n 20 "$work/$1" >&2
     exit 1

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Lays out the file system of the image: the program and what it needs at run time, taken from the distribution it was
-# built on.
+# Creates the file system of the image: the program and the files that it needs at run time. They come from the
+# distribution that the program was built on.
 #
 #   docker/rootfs.sh PATH_TO_PGWEIR ROOTFS
 set -eu
@@ -9,11 +9,11 @@ rootfs=$2
 umask 022
 
 install -D -m 755 "$program" "$rootfs/usr/bin/pgweir"
-# Four fifths of the file are for debuggers. The functions' names stay, for backtraces.
+# Four fifths of the file are debug information. The names of functions are kept, for backtraces.
 strip --strip-debug "$rootfs/usr/bin/pgweir"
 ln -s pgweir "$rootfs/usr/bin/pgbouncer"
 
-# The libraries, where the loader looks for them; and what lists them for scanners of images: a file for each package.
+# The libraries, in the directories that the loader searches. Image scanners read one file per package in status.d.
 libraries=$(ldd "$program" | sed -n 's,^[^/]*\(/[^ ]*\).*,\1,p')
 mkdir -p "$rootfs/var/lib/dpkg/status.d"
 for library in $libraries; do
@@ -24,9 +24,9 @@ done
 dpkg-query -s tzdata ca-certificates 2>/dev/null >"$rootfs/var/lib/dpkg/status.d/data" || true
 cp -L --parents /etc/os-release "$rootfs"
 
-# Names of users, of hosts, of time zones; the certificate authorities.
+# User names, host name resolution, time zones, certificate authorities.
 for name in postgres pgbouncer pgweir; do
-    # The settings `user` and `unix_socket_group` of a file made for another image find a name here.
+    # A file made for another image may use these names in the settings `user` and `unix_socket_group`.
     echo "$name:x:70:70::/nonexistent:/nonexistent" >>"$rootfs/etc/passwd"
     echo "$name:x:70:" >>"$rootfs/etc/group"
 done
@@ -36,7 +36,7 @@ mkdir -p "$rootfs/usr/share"
 rm -rf "$rootfs/usr/share/zoneinfo/right" "$rootfs/usr/share/zoneinfo/posix"
 [ ! -e /etc/ssl/certs/ca-certificates.crt ] || cp -L --parents /etc/ssl/certs/ca-certificates.crt "$rootfs"
 
-# Where configuration is mounted, and where sockets, logs and pidfiles go, whatever user the container is given.
+# The directories for the configuration, and writable ones for sockets, logs and pidfiles. They work for any user.
 mkdir -p "$rootfs/etc/pgbouncer" "$rootfs/etc/pgweir" "$rootfs/run"
 ln -s ../run "$rootfs/var/run"
 for folder in tmp run/pgbouncer run/pgweir var/log/pgbouncer var/log/pgweir; do
@@ -44,5 +44,5 @@ for folder in tmp run/pgbouncer run/pgweir var/log/pgbouncer var/log/pgweir; do
     chmod 1777 "$rootfs/$folder"
 done
 
-# The same input makes the same image.
+# The same input gives the same image.
 find "$rootfs" -exec touch --no-dereference --date=@0 {} +

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Installs from the distribution what the given purposes need, and nothing that is there already.
+# Installs the distribution's packages that the given purposes need. Packages that are installed are left as they are.
 #
 #   tests/deps.sh build|make|run|test|bench|fuzz|manifests ...
 #
-# What checks the manifests for Kubernetes is in no distribution: it comes from PyPI, into the target folder.
-# No service is started and no database cluster made: the tests and the demo start their own PostgreSQL.
+# The tools that check the Kubernetes manifests are not in the distribution. They come from PyPI, into the target
+# directory.
+# No service is started and no database cluster is created: the tests and the demo start their own PostgreSQL.
 set -euo pipefail
 
 missing=()
@@ -24,7 +25,7 @@ has_compose() {
     docker compose version || docker-compose version
 }
 
-# Runs a command that needs the network, up to four times.
+# Runs a command that needs the network. Tries up to four times.
 patiently() {
     local pause
     for pause in 5 15 45; do
@@ -43,10 +44,10 @@ install_manifest_tools() {
     echo "Installing from PyPI, into $tools: kubernetes-validate yamllint"
     rm -rf "$tools"
     mkdir -p "$target/tmp"
-    # Where PyPI cannot be reached, which pip tries more than once, the test that wants them says that it is skipped.
+    # pip tries more than once. If PyPI cannot be reached, the test that needs the tools reports that it is skipped.
     /usr/bin/python3 -m venv "$tools" && timeout 300 "$tools/bin/pip" install --quiet --disable-pip-version-check \
         kubernetes-validate==1.37.0 yamllint==1.38.0 || {
-        echo "They cannot be had; going on without." >&2
+        echo "Could not install them. The test of the manifests will be skipped." >&2
         rm -rf "$tools"
     }
 }
@@ -104,12 +105,12 @@ if [[ $(id -u) -ne 0 ]]; then
     [[ -t 0 ]] || as_root+=(--non-interactive)
 fi
 if ! command -v apt-get >/dev/null || { [[ ${#as_root[@]} -gt 0 ]] && ! command -v sudo >/dev/null; }; then
-    echo "Missing: ${missing[*]} (names of Debian's packages). They cannot be installed from here;" >&2
-    echo "install them, or what your system calls them, and try again." >&2
+    echo "Missing Debian packages: ${missing[*]}. They cannot be installed without apt-get and root or sudo." >&2
+    echo "Install them, or the packages of your distribution with the same programs, and try again." >&2
     exit 1
 fi
 
-# While packages are installed: start nothing, and make no cluster.
+# During the installation, do not start services and do not create a database cluster.
 undo=()
 quiet_folder=/etc/postgresql-common/createcluster.d
 if [[ ! -e /usr/sbin/policy-rc.d ]]; then
@@ -136,10 +137,10 @@ install() {
 update_and_install() {
     "${as_root[@]}" apt-get update --quiet=2 -o Acquire::Retries=3 && install
 }
-# The lists may be old or absent, as they are in a container.
+# The package lists may be old, or missing as in a container.
 install 2>/dev/null || patiently update_and_install
 
-# What was installed for the benchmark or the tests should not come up at the next boot.
+# Services that were installed for the benchmark or the tests must not start at the next boot.
 for service in pgbouncer prometheus-pgbouncer-exporter; do
     if [[ " ${missing[*]} " == *" $service "* ]] && command -v systemctl >/dev/null; then
         "${as_root[@]}" systemctl disable "$service" >/dev/null 2>&1 || true

@@ -4,6 +4,7 @@
 //! - A file whose header says `Pure:` has nothing to do with tasks, locks, sockets, files or clocks (its tests may).
 //! - No line above 120 characters, no file above 900 lines, nothing left for later.
 //! - Every setting that the table calls obeyed is read by code that obeys it.
+//! - The texts for operators contain no word of [`DIALECT`].
 
 use std::path::Path;
 
@@ -90,6 +91,139 @@ fn check_file(name: &str, text: &str) -> Vec<String> {
         findings.extend(purity(&code));
     }
     findings.into_iter().map(|(line, what)| format!("src/{name}:{line}: {what}")).collect()
+}
+
+/// Texts for operators: files, and folders with all that is in them.
+const FOR_OPERATORS: [&str; 6] = ["README.md", "CHANGELOG.md", "docs", "config", "docker", "debian"];
+
+/// Words that texts for operators do not use, and what to write instead. Case does not matter. Code in backticks may
+/// contain them.
+const DIALECT: [(&str, &str); 45] = [
+    ("as it stands", "unchanged"),
+    ("bears", "has"),
+    ("befalls", "happens to"),
+    ("card", "status"),
+    ("cards", "status"),
+    ("deed", "action"),
+    ("deeds", "actions"),
+    ("door", "listener, port"),
+    ("errand", "task"),
+    ("errands", "tasks"),
+    ("farewell", "disconnection"),
+    ("floor", "layer"),
+    ("floors", "layers"),
+    ("gets its turn", "is next in the queue"),
+    ("hear", "get a message"),
+    ("heard", "got a message"),
+    ("hears", "gets a message"),
+    ("heed", "check, follow"),
+    ("heeds", "checks, follows"),
+    ("in line", "in the queue, waiting"),
+    ("is told", "gets a message, reports"),
+    ("are told", "get a message, report"),
+    ("kin", "similar, the other ..."),
+    ("nobody", "no user, no client, none"),
+    ("obey", "apply, support"),
+    ("obeyed", "applied, supported"),
+    ("obeys", "applies, supports"),
+    ("on loan", "in use, assigned"),
+    ("outrank", "override, have precedence over"),
+    ("outranks", "overrides, has precedence over"),
+    ("passed over", "ignored"),
+    ("passes over", "ignores"),
+    ("passing over", "ignoring"),
+    ("room", "module"),
+    ("rooms", "modules"),
+    ("roster", "connections"),
+    ("shelf", "idle list"),
+    ("sign of life", "answer"),
+    ("somebody", "a user, a client, a program"),
+    ("stands in for", "replaces"),
+    ("strangers", "unauthenticated clients"),
+    ("unawares", "without a message"),
+    ("whence", "from where"),
+    ("whoever", "a user who, a client that"),
+    ("whom", "the user who, the client that"),
+];
+
+/// Words that are something else in these files.
+const NOT_DIALECT: [(&str, &str, &str); 2] =
+    [("config/demo.sh", "nobody", "a system user"), ("debian/copyright", "whom", "the text of a licence")];
+
+#[test]
+fn texts_for_operators_are_in_plain_words() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut findings = Vec::new();
+
+    let files: usize = FOR_OPERATORS.iter().map(|name| check_words(root, &root.join(name), &mut findings)).sum();
+
+    findings.sort();
+    assert!(files > 20, "only {files} files were read");
+    assert!(findings.is_empty(), "{} findings:\n{}", findings.len(), findings.join("\n"));
+}
+
+/// Reads this file, or the files below this folder. Returns how many files it read.
+fn check_words(root: &Path, path: &Path, findings: &mut Vec<String>) -> usize {
+    if path.is_dir() {
+        let entries = std::fs::read_dir(path).expect("a folder");
+        return entries.map(|entry| check_words(root, &entry.expect("an entry").path(), findings)).sum();
+    }
+    let name = path.strip_prefix(root).expect("a path below the root").to_string_lossy().replace('\\', "/");
+    let text = std::fs::read_to_string(path).expect("a text");
+    for (line, word, instead) in dialect(&text) {
+        if !NOT_DIALECT.iter().any(|(file, allowed, _)| (*file, *allowed) == (name.as_str(), word)) {
+            findings.push(format!("{name}:{line}: \"{word}\": write \"{instead}\""));
+        }
+    }
+    1
+}
+
+/// The words of [`DIALECT`] in this text, each with its line and what to write instead. A phrase may continue on the next
+/// line.
+fn dialect(text: &str) -> Vec<(usize, &'static str, &'static str)> {
+    let text = without_code(&text.to_lowercase());
+    let lines: Vec<&str> = text.lines().collect();
+    let mut findings = Vec::new();
+    for (at, line) in lines.iter().enumerate() {
+        let line = line.trim_end();
+        let next = lines.get(at + 1).map_or("", |next| next.trim_start_matches(|c: char| !is_word(c)));
+        let both = format!("{line} {next}");
+        for (word, instead) in DIALECT {
+            let starts_here =
+                both.match_indices(word).any(|(start, _)| start < line.len() && is_whole(&both, start, word));
+            if starts_here {
+                findings.push((at + 1, word, instead));
+            }
+        }
+    }
+    findings
+}
+
+/// The text with the code in backticks blanked. A backtick without a partner has no effect beyond its paragraph.
+fn without_code(text: &str) -> String {
+    let mut is_code = false;
+    let mut plain = String::with_capacity(text.len());
+    let mut is_empty_line = true;
+    for char in text.chars() {
+        match char {
+            '`' => is_code = !is_code,
+            '\n' if is_empty_line => is_code = false,
+            _ => {}
+        }
+        is_empty_line = char == '\n';
+        plain.push(if is_code && char != '\n' { '`' } else { char });
+    }
+    plain
+}
+
+#[test]
+fn words_of_the_dialect_are_found() {
+    let found = |text: &str| dialect(text).into_iter().map(|(line, ..)| line).collect::<Vec<_>>();
+
+    assert_eq!(found("One.\n# Passed over.\n; It is passed\n; over."), [2, 3]);
+    assert_eq!(found("A wildcard, an akin word, doors; `farewell` and `a\nroom` in code."), [0; 0]);
+    assert_eq!(found("A lone ` tick.\n\nThe KIN of it."), [3]);
+    assert_eq!(found("A door.\nnobody"), [1, 2]);
 }
 
 /// Where a setting only changes hands: from the configuration to the rules that a pool's clients look at.
@@ -315,8 +449,12 @@ fn is_word(char: char) -> bool {
 
 /// Does `word` occur in `text`, not as part of a longer one?
 fn mentions(text: &str, word: &str) -> bool {
-    text.match_indices(word)
-        .any(|(at, _)| !text[..at].ends_with(is_word) && !text[at + word.len()..].starts_with(is_word))
+    text.match_indices(word).any(|(at, _)| is_whole(text, at, word))
+}
+
+/// Is the `word` at this place in `text` not part of a longer one?
+fn is_whole(text: &str, at: usize, word: &str) -> bool {
+    !text[..at].ends_with(is_word) && !text[at + word.len()..].starts_with(is_word)
 }
 
 #[test]

@@ -115,7 +115,7 @@ impl Ledger {
     fn promises(&self, rows: &[&Row]) -> String {
         let measure = &self.contenders[MEASURE].name;
         let mut table = format!(
-            "| workload | figure | pgweir | {measure} | ratio | asked | |\n|---|---|---:|---:|---:|---:|---|\n"
+            "| workload | figure | pgweir | {measure} | ratio | target | |\n|---|---|---:|---:|---:|---:|---|\n"
         );
         for row in rows {
             for promise in row.promises {

@@ -16,7 +16,7 @@ use super::command::{self, Command, ParseError, Transaction};
 use super::control::{self, Complaint, Later, Reply, Rights};
 use super::extended::{self, Bind, Execute, Named, Parse, Prepared, Progress};
 use super::show::fds;
-use super::table::{self, Column, Formats};
+use super::table::{self, Column, Formats, RowMessages, Value};
 use super::{Context, PGBOUNCER_VERSION};
 use crate::net::world;
 use crate::protocol::handover::Row;
@@ -114,9 +114,7 @@ impl Console {
             table::data_rows(out, &rows, &Formats::default());
             return self.ending().write(out, Ok("SHOW".to_owned()));
         };
-        let sent =
-            self.prepared.portal(&execute.portal).map(|portal| portal.progress = Progress::Rows(rows.into_iter()));
-        if let Err(complaint) = sent.and_then(|()| self.send_rows(&execute, out)) {
+        if let Err(complaint) = self.begin_rows(&execute, &rows, out) {
             self.ending().write(out, Err(complaint));
         }
     }
@@ -307,6 +305,11 @@ impl Console {
                 let message = format!("portal \"{}\" cannot be run", execute.portal);
                 return Err(Complaint::with_sqlstate("55000", message));
             }
+            Progress::Displaced => {
+                let message = format!("the rows of portal \"{}\" are not there any more", execute.portal);
+                let why = "The console keeps the rows of one portal at a time: fetch all of them before the next.";
+                return Err(Complaint { detail: Some(why.to_owned()), ..Complaint::with_sqlstate("55000", message) });
+            }
         }
         portal.progress = Progress::Complete;
         let command = portal.command.clone();
@@ -315,10 +318,7 @@ impl Console {
             return Ok(None);
         }
         match self.run(&command)? {
-            Reply::Table(table) => {
-                self.prepared.portal(&execute.portal)?.progress = Progress::Rows(table.rows.into_iter());
-                self.send_rows(execute, out)?;
-            }
+            Reply::Table(table) => self.begin_rows(execute, &table.rows, out)?,
             Reply::Done(tag) => table::command_complete(out, &tag),
             Reply::Notice { message, detail, tag } => {
                 write_notice(out, &message, detail.as_deref());
@@ -330,16 +330,29 @@ impl Console {
         Ok(None)
     }
 
+    /// Sends as many of a table's rows as are wanted first, and keeps the others.
+    fn begin_rows(&mut self, execute: &Execute, rows: &[Vec<Value>], out: &mut Vec<u8>) -> Result<(), Complaint> {
+        let (now, later) = rows.split_at(execute.rows_max.unwrap_or(usize::MAX).min(rows.len()));
+        let portal = self.prepared.portal(&execute.portal)?;
+        table::data_rows(out, now, &portal.formats);
+        if later.is_empty() {
+            portal.progress = Progress::Complete;
+            table::command_complete(out, "SHOW");
+            return Ok(());
+        }
+        let later = RowMessages::new(later, &portal.formats);
+        self.prepared.keep_rows(&execute.portal, later)?;
+        backend::message(out, Backend::PortalSuspended, b"");
+        Ok(())
+    }
+
     /// Sends as many of a portal's rows as are wanted, and says whether there are more.
     fn send_rows(&mut self, execute: &Execute, out: &mut Vec<u8>) -> Result<(), Complaint> {
         let portal = self.prepared.portal(&execute.portal)?;
         let Progress::Rows(rows) = &mut portal.progress else {
             return Ok(());
         };
-        let now: Vec<_> = rows.take(execute.rows_max.unwrap_or(usize::MAX)).collect();
-        let more = rows.len() > 0;
-        table::data_rows(out, &now, &portal.formats);
-        if more {
+        if rows.send(execute.rows_max.unwrap_or(usize::MAX), out) {
             backend::message(out, Backend::PortalSuspended, b"");
         } else {
             portal.progress = Progress::Complete;

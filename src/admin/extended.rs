@@ -9,11 +9,11 @@ use std::collections::HashMap;
 
 use super::command::Command;
 use super::control::Complaint;
-use super::table::{Column, Format, Formats, Value};
+use super::table::{Column, Format, Formats, RowMessages};
 
 /// Most statements, and names, one console client may hold.
 const STATEMENTS_MAX: usize = 1000;
-/// Most portals one console client may hold; each may hold a whole table.
+/// Most portals one console client may hold.
 const PORTALS_MAX: usize = 16;
 /// Longest name of a statement or portal, in bytes.
 const NAME_MAX: usize = 256;
@@ -77,9 +77,11 @@ pub enum Progress {
     /// Not yet executed.
     Bound,
     /// These rows are still to be sent.
-    Rows(std::vec::IntoIter<Vec<Value>>),
+    Rows(RowMessages),
     /// Executed to its end.
     Complete,
+    /// Not executed to its end, but another portal holds its rows now.
+    Displaced,
 }
 
 /// One client's statements and portals.
@@ -155,6 +157,21 @@ impl Prepared {
     pub fn portal(&mut self, name: &str) -> Result<&mut Portal, Complaint> {
         let missing = || Complaint::with_sqlstate("34000", format!("portal \"{name}\" does not exist"));
         self.portals.get_mut(name).ok_or_else(missing)
+    }
+
+    /// Keeps the rows of a portal that are not wanted yet. Those that another one has are let go: a client makes us hold
+    /// one table, whatever the number of its portals.
+    ///
+    /// # Errors
+    /// There is no such portal.
+    pub fn keep_rows(&mut self, name: &str, rows: RowMessages) -> Result<(), Complaint> {
+        for portal in self.portals.values_mut() {
+            if matches!(portal.progress, Progress::Rows(_)) {
+                portal.progress = Progress::Displaced;
+            }
+        }
+        self.portal(name)?.progress = Progress::Rows(rows);
+        Ok(())
     }
 
     /// Forgets a statement or portal; nothing happens where there is none.

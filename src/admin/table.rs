@@ -5,6 +5,7 @@
 //! exporters decode by them. Binary formats are ours: drivers ask for them in the extended protocol.
 
 use crate::protocol::handover::hex;
+use crate::wire::framing::Header;
 use crate::wire::{Backend, backend};
 
 /// The type of a column.
@@ -229,6 +230,34 @@ pub fn data_rows(out: &mut Vec<u8>, rows: &[Vec<Value>], formats: &Formats) {
     }
 }
 
+/// Rows as the messages they will be sent in.
+#[derive(Debug)]
+pub struct RowMessages {
+    messages: Vec<u8>,
+    /// How much of that has been sent.
+    sent: usize,
+}
+
+impl RowMessages {
+    /// These rows in these formats.
+    pub fn new(rows: &[Vec<Value>], formats: &Formats) -> RowMessages {
+        let mut messages = Vec::new();
+        data_rows(&mut messages, rows, formats);
+        RowMessages { messages, sent: 0 }
+    }
+
+    /// Appends the next rows, at most so many; says whether there are more.
+    pub fn send(&mut self, rows_max: usize, out: &mut Vec<u8>) -> bool {
+        let from = self.sent;
+        for _ in 0..rows_max {
+            let Ok(Some(header)) = Header::parse(&self.messages[self.sent..], usize::MAX) else { break };
+            self.sent += header.len;
+        }
+        out.extend_from_slice(&self.messages[from..self.sent]);
+        self.sent < self.messages.len()
+    }
+}
+
 fn data_value(body: &mut Vec<u8>, value: &Value, format: Format) {
     let length_at = body.len();
     body.extend_from_slice(&(-1i32).to_be_bytes());
@@ -320,6 +349,22 @@ mod tests {
         let expected =
             b"D\0\0\0\x24\0\x04\0\0\0\x02hi\0\0\0\x04\xff\xff\xff\xfe\0\0\0\x08\0\0\0\0\0\0\0\x03\xff\xff\xff\xff";
         assert_eq!(out, expected);
+    }
+
+    #[test]
+    fn rows_are_sent_a_few_at_a_time() {
+        let rows: Vec<_> = (0..5).map(|number| vec![Value::Int4(number), Value::text("x".repeat(300))]).collect();
+        let mut whole = Vec::new();
+        data_rows(&mut whole, &rows, &Formats::default());
+
+        let (mut messages, mut out) = (RowMessages::new(&rows, &Formats::default()), Vec::new());
+        assert!(messages.send(2, &mut out));
+        assert_eq!(out, whole[..whole.len() / 5 * 2]);
+        assert!(!messages.send(3, &mut out));
+
+        assert_eq!(out, whole);
+        assert!(!messages.send(3, &mut out));
+        assert!(!RowMessages::new(&[], &Formats::default()).send(usize::MAX, &mut out));
     }
 
     #[test]

@@ -160,19 +160,19 @@ PROGRAM pools connections to PostgreSQL.
 Usage:
   PROGRAM [OPTION]... [CONFIG_FILE]
 
-CONFIG_FILE is a pgbouncer.ini or a pgweir.toml. It may be left out when the
-environment has DATABASE_URL, another variable of PgBouncer's images or
+CONFIG_FILE is a pgbouncer.ini or a pgweir.toml. It is not needed if the
+environment contains DATABASE_URL, another variable of PgBouncer's images, or
 PGWEIR_<SETTING> variables (docs/environment.md).
 
 Options:
   -d, --daemon         run in the background (needs the pidfile setting)
   -R, --reboot         take over sockets and connections of the running process
   -q, --quiet          write nothing to stderr
-  -u, --user=USERNAME  become USERNAME once started
-  -v, --verbose        log more; twice for yet more
-      --check          read the configuration, print its problems, then exit
-      --ping           ask the pooler of this configuration for a sign of life;
-                       exit with 0 if it answers, with 1 if not
+  -u, --user=USERNAME  become USERNAME after the start
+  -v, --verbose        log more; give it twice to log even more
+      --check          check the configuration, print all problems, then exit
+      --ping           check whether the process of this configuration answers;
+                       exit with 0 if it answers, else with 1
   -V, --version        print the version, then exit
   -h, --help           print this help, then exit
 ";

@@ -3,8 +3,7 @@
 //! One single-threaded tokio runtime for each worker. Worker 0 is the main thread and also runs the process' own
 //! services, so that a process with one worker is one thread, but for the log's and those that run what blocks. A
 //! client and the server on loan to it live on one worker, so a transaction wakes no other thread. Pools are shared by
-//! all workers: 25 servers are 25, whatever the number of threads. Everything is `Send`, so that the other flavour (one
-//! work-stealing runtime) is a change of this file.
+//! all workers: 25 servers are 25, whatever the number of threads.
 
 use std::io;
 use std::sync::mpsc;
@@ -19,8 +18,8 @@ use crate::net::workers::{self, Workers};
 /// Most worker threads: beyond it the shared pools are the limit, not the cores.
 const WORKERS_MAX: usize = 64;
 
-/// Threads of each worker that run key derivations and other work that blocks; few, so that a login
-/// storm leaves the cores to the workers.
+/// Threads of each worker for what waits for others: the system's list of users, a service manager. Key derivations and
+/// signatures have threads of their own ([`crate::net::compute`]).
 const BLOCKING_THREADS_MAX: usize = 2;
 
 /// The running worker threads, worker 0 not among them. Dropping it ends them, and with them their connections.

@@ -2,19 +2,27 @@
 //!
 //! PBKDF2 with 4096 rounds costs about a millisecond, a hundred times the rest of a login. So no dialogue ever runs it:
 //! it asks the [`KeyCache`], and if the keys are not there it hands its caller a [`Derivation`] to run on another
-//! thread. Derivations of the same keys share a slot: the first to run fills it, all others find it filled. A thousand
-//! clients of one user who log in at once cost one derivation.
+//! thread. Derivations of the same keys under way at the same time are one: whoever has a turn brings all of them
+//! forward, and a thousand clients of one user who log in at once cost one derivation.
+//!
+//! A derivation is cut into turns of [`ROUNDS_PER_TURN`] rounds ([`Derivation::advance`]), so that it can stop when its
+//! login is gone, and so that others get their turns between (`net::compute`). The crate `pbkdf2` does all rounds in
+//! one call, which nothing can stop; for one block, which is all that SCRAM-SHA-256 wants, PBKDF2 is the XOR of so many
+//! HMACs, each of the one before, and that loop is [`Rounds`]. The rounds that strangers may ask for are bounded by
+//! [`ITERATIONS_MAX`].
 //!
 //! The cache knows keys by a fingerprint (keyed with a random key of this process) of password, salt and iterations, so
 //! no password lies in it. Passwords a *client* claims get into it only once they are verified: strangers cannot fill
 //! it.
 //!
-//! The lock guards one map lookup; it is never held while keys are derived.
+//! The cache's lock guards map look-ups; it is never held while keys are derived. That of a derivation is held for a
+//! turn, by a thread that is there for nothing else.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
@@ -32,22 +40,31 @@ struct Shared {
     process_key: [u8; 32],
     scram_iterations: AtomicU32,
     derived_count: AtomicU64,
+    round_count: AtomicU64,
     slots: Mutex<Slots>,
 }
 
-/// The slots by fingerprint; `order` holds the same fingerprints, oldest first, at most [`KEYS_MAX`].
+/// Keys by fingerprint; `order` holds the same fingerprints, oldest first, at most [`KEYS_MAX`].
 #[derive(Default)]
 struct Slots {
-    by_fingerprint: HashMap<[u8; 32], Arc<Slot>>,
-    order: VecDeque<[u8; 32]>,
+    by_fingerprint: HashMap<Fingerprint, DerivedKeys>,
+    order: VecDeque<Fingerprint>,
+    /// Derivations under way, and how many [`Derivation`]s there are of each; at least one.
+    under_way: HashMap<Fingerprint, (Arc<UnderWay>, usize)>,
 }
 
-/// Filled by whoever derives first.
-type Slot = OnceLock<DerivedKeys>;
+type Fingerprint = [u8; 32];
 
 /// How many keys are remembered: 96 bytes each and their place in the map. Beyond that the oldest are forgotten and
 /// derived anew when asked for.
 pub const KEYS_MAX: usize = 10_000;
+
+/// The most rounds of PBKDF2 there are here, for stored secrets and for what a server asks of us, as in PgBouncer from
+/// 1.26 on: a fraction of a second of CPU.
+pub const ITERATIONS_MAX: u32 = 1_000_000;
+
+/// How many rounds a turn has at most: a fraction of a millisecond.
+pub const ROUNDS_PER_TURN: u32 = 1024;
 
 impl KeyCache {
     /// An empty cache. `process_key` is 32 bytes from the system's generator, the same for the life of the process;
@@ -58,6 +75,7 @@ impl KeyCache {
                 process_key,
                 scram_iterations: AtomicU32::new(scram_iterations.max(1)),
                 derived_count: AtomicU64::new(0),
+                round_count: AtomicU64::new(0),
                 slots: Mutex::default(),
             }),
         }
@@ -73,9 +91,14 @@ impl KeyCache {
         self.shared.scram_iterations.load(Ordering::Relaxed)
     }
 
-    /// How often keys have been derived since the start: the expensive part of logging in, counted.
+    /// How many derivations have begun since the start.
     pub fn derived_count(&self) -> u64 {
         self.shared.derived_count.load(Ordering::Relaxed)
+    }
+
+    /// How many rounds of PBKDF2 have been done since the start: the expensive part of logging in, counted.
+    pub fn round_count(&self) -> u64 {
+        self.shared.round_count.load(Ordering::Relaxed)
     }
 
     /// The salt told to a user whose secret has none: known users with a plain password, and unknown users, alike and
@@ -89,42 +112,41 @@ impl KeyCache {
 
     /// Keys of a password we *know* to be right (it is in our files). To be remembered.
     pub(super) fn keys_of_known(&self, password: &[u8], salt: &[u8], iterations: u32) -> Lookup {
-        let slot = self.lock().slot(self.fingerprint(password, salt, iterations));
-        match slot.get() {
-            Some(keys) => Lookup::Ready(keys.clone()),
-            None => Lookup::Derive(self.derivation(password, salt, iterations, Some(slot))),
-        }
+        self.look_up(password, salt, iterations, true)
     }
 
     /// Keys of a password somebody *claims*. Not remembered until [`KeyCache::remember`] is told that it was right.
     pub(super) fn keys_of_claimed(&self, password: &[u8], salt: &[u8], iterations: u32) -> Lookup {
-        let fingerprint = self.fingerprint(password, salt, iterations);
-        let ready = self.lock().by_fingerprint.get(&fingerprint).and_then(|slot| slot.get().cloned());
-        match ready {
-            Some(keys) => Lookup::Ready(keys),
-            None => Lookup::Derive(self.derivation(password, salt, iterations, None)),
-        }
+        self.look_up(password, salt, iterations, false)
     }
 
     /// Remembers the keys of a claimed password that proved right.
     pub(super) fn remember(&self, password: &[u8], salt: &[u8], iterations: u32, keys: &DerivedKeys) {
-        let slot = self.lock().slot(self.fingerprint(password, salt, iterations));
-        // Filled already: by another login with the same password, hence with the same keys.
-        let _ = slot.set(keys.clone());
+        self.lock().remember(self.fingerprint(password, salt, iterations), keys);
     }
 
-    fn derivation(&self, password: &[u8], salt: &[u8], iterations: u32, slot: Option<Arc<Slot>>) -> Derivation {
-        let password = Zeroizing::new(password.to_vec());
-        Derivation { password, salt: salt.to_vec(), iterations, slot, cache: self.clone() }
+    fn look_up(&self, password: &[u8], salt: &[u8], iterations: u32, known: bool) -> Lookup {
+        let fingerprint = self.fingerprint(password, salt, iterations);
+        let mut slots = self.lock();
+        if let Some(keys) = slots.by_fingerprint.get(&fingerprint) {
+            return Lookup::Ready(keys.clone());
+        }
+        let (under_way, wanted) = slots.under_way.entry(fingerprint).or_insert_with(|| {
+            let progress = Mutex::new(Progress::NotBegun { password: Zeroizing::new(password.to_vec()) });
+            (Arc::new(UnderWay { salt: salt.to_vec(), iterations, progress }), 0)
+        });
+        *wanted += 1;
+        let under_way = under_way.clone();
+        Lookup::Derive(Derivation { under_way, fingerprint, known, cache: self.clone() })
     }
 
-    fn fingerprint(&self, password: &[u8], salt: &[u8], iterations: u32) -> [u8; 32] {
+    fn fingerprint(&self, password: &[u8], salt: &[u8], iterations: u32) -> Fingerprint {
         let salt_length = u64::try_from(salt.len()).unwrap_or(u64::MAX).to_be_bytes();
         self.keyed(b"keys", &[&iterations.to_be_bytes(), &salt_length, salt, password])
     }
 
     fn keyed(&self, purpose: &[u8; 4], parts: &[&[u8]]) -> [u8; 32] {
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.shared.process_key).expect("HMAC takes keys of any length");
+        let mut mac = hmac(&self.shared.process_key);
         mac.update(purpose);
         for part in parts {
             mac.update(part);
@@ -145,9 +167,10 @@ impl fmt::Debug for KeyCache {
 }
 
 impl Slots {
-    fn slot(&mut self, fingerprint: [u8; 32]) -> Arc<Slot> {
-        if let Some(slot) = self.by_fingerprint.get(&fingerprint) {
-            return Arc::clone(slot);
+    fn remember(&mut self, fingerprint: Fingerprint, keys: &DerivedKeys) {
+        // Known already: by another login with the same password, hence with the same keys.
+        if self.by_fingerprint.contains_key(&fingerprint) {
+            return;
         }
         if self.order.len() >= KEYS_MAX
             && let Some(oldest) = self.order.pop_front()
@@ -155,7 +178,7 @@ impl Slots {
             self.by_fingerprint.remove(&oldest);
         }
         self.order.push_back(fingerprint);
-        Arc::clone(self.by_fingerprint.entry(fingerprint).or_default())
+        self.by_fingerprint.insert(fingerprint, keys.clone());
     }
 }
 
@@ -165,42 +188,132 @@ pub(super) enum Lookup {
     Derive(Derivation),
 }
 
-/// The work of deriving keys: milliseconds of CPU that must not run on an I/O thread.
-///
-/// Run it on few threads (one or two): those behind the first of the same keys then find them ready. On many threads
-/// at once they would all wait for that one.
+/// The work of deriving keys: milliseconds of CPU that must not run on an I/O thread, a turn at a time. Dropped, it
+/// ends, unless another login wants the same keys.
 pub struct Derivation {
-    password: Zeroizing<Vec<u8>>,
-    salt: Vec<u8>,
-    iterations: u32,
-    slot: Option<Arc<Slot>>,
+    under_way: Arc<UnderWay>,
+    fingerprint: Fingerprint,
+    /// Is the password known to be right, so that the keys are to be remembered?
+    known: bool,
     cache: KeyCache,
 }
 
+/// A derivation, shared by all who want its keys.
+struct UnderWay {
+    salt: Vec<u8>,
+    iterations: u32,
+    progress: Mutex<Progress>,
+}
+
+enum Progress {
+    NotBegun { password: Zeroizing<Vec<u8>> },
+    Begun(Rounds),
+    Over(DerivedKeys),
+}
+
 impl Derivation {
-    /// Derives the keys, unless somebody else has meanwhile. Blocks for as long as that takes.
-    pub fn run(self) -> DerivedKeys {
-        match &self.slot {
-            Some(slot) => slot.get_or_init(|| self.derive()).clone(),
-            None => self.derive(),
+    /// Has a turn of [`ROUNDS_PER_TURN`] rounds at most; the keys, where it was the last one or others have derived
+    /// them meanwhile. Blocks for as long as that takes, and for as long as the turn of another who wants the same keys
+    /// takes.
+    pub fn advance(&mut self) -> Option<DerivedKeys> {
+        let UnderWay { salt, iterations, progress } = &*self.under_way;
+        let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Progress::NotBegun { password } = &*progress {
+            self.cache.shared.derived_count.fetch_add(1, Ordering::Relaxed);
+            *progress = Progress::Begun(Rounds::new(password));
+        }
+        if let Progress::Begun(rounds) = &mut *progress {
+            let before = rounds.done;
+            let keys = rounds.advance(salt, *iterations, ROUNDS_PER_TURN).map(DerivedKeys::of_salted);
+            self.cache.shared.round_count.fetch_add(u64::from(rounds.done - before), Ordering::Relaxed);
+            *progress = Progress::Over(keys?);
+        }
+        let Progress::Over(keys) = &*progress else { return None };
+        if self.known {
+            self.cache.lock().remember(self.fingerprint, keys);
+        }
+        Some(keys.clone())
+    }
+
+    /// All turns, one after another.
+    pub fn run(mut self) -> DerivedKeys {
+        loop {
+            if let Some(keys) = self.advance() {
+                return keys;
+            }
         }
     }
 
-    /// Rounds of PBKDF2: what [`Derivation::run`] costs.
+    /// Rounds of PBKDF2: what it costs.
     pub fn iterations(&self) -> u32 {
-        self.iterations
+        self.under_way.iterations
     }
+}
 
-    fn derive(&self) -> DerivedKeys {
-        self.cache.shared.derived_count.fetch_add(1, Ordering::Relaxed);
-        DerivedKeys::derive(&self.password, &self.salt, self.iterations)
+impl Drop for Derivation {
+    fn drop(&mut self) {
+        if let Entry::Occupied(mut held) = self.cache.lock().under_way.entry(self.fingerprint) {
+            held.get_mut().1 -= 1;
+            if held.get().1 == 0 {
+                held.remove();
+            }
+        }
     }
 }
 
 impl fmt::Debug for Derivation {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "Derivation({} iterations)", self.iterations)
+        write!(out, "Derivation({} iterations)", self.iterations())
     }
+}
+
+/// PBKDF2-HMAC-SHA-256 for one block of 32 bytes (RFC 8018, section 5.2), of which any number of rounds can be done at
+/// a time. Overwritten when dropped.
+struct Rounds {
+    /// The password, prepared, as HMAC takes it.
+    key: Zeroizing<Vec<u8>>,
+    /// What the last round made.
+    last: Zeroizing<[u8; 32]>,
+    /// The XOR of all that rounds have made.
+    sum: Zeroizing<[u8; 32]>,
+    done: u32,
+}
+
+impl Rounds {
+    fn new(password: &[u8]) -> Rounds {
+        let mut key = prepare(password);
+        // What HMAC would do with a long key, each time one begins.
+        if key.len() > HMAC_BLOCK {
+            key = Zeroizing::new(Sha256::digest(&*key).to_vec());
+        }
+        Rounds { key, last: Zeroizing::default(), sum: Zeroizing::default(), done: 0 }
+    }
+
+    /// Does at most so many rounds more of `iterations` in all; the salted password, if those were the last.
+    fn advance(&mut self, salt: &[u8], iterations: u32, most: u32) -> Option<&[u8; 32]> {
+        let keyed = hmac(&self.key);
+        for _ in 0..most.min(iterations - self.done) {
+            let mut mac = keyed.clone();
+            match self.done {
+                0 => {
+                    mac.update(salt);
+                    mac.update(&1_u32.to_be_bytes());
+                }
+                _ => mac.update(&*self.last),
+            }
+            *self.last = mac.finalize().into_bytes().into();
+            self.sum.iter_mut().zip(&*self.last).for_each(|(sum, last)| *sum ^= last);
+            self.done += 1;
+        }
+        (self.done == iterations).then_some(&*self.sum)
+    }
+}
+
+/// The length of the blocks that SHA-256 hashes.
+const HMAC_BLOCK: usize = 64;
+
+fn hmac(key: &[u8]) -> Hmac<Sha256> {
+    Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length")
 }
 
 /// The two keys a password, a salt and a number of rounds make (RFC 5802, section 3), and the hash that is stored.
@@ -219,13 +332,9 @@ impl DerivedKeys {
         DerivedKeys { client_key: Zeroizing::new(client_key), stored_key, server_key: Zeroizing::new(server_key) }
     }
 
-    fn derive(password: &[u8], salt: &[u8], iterations: u32) -> DerivedKeys {
-        let prepared = prepare(password);
-        let mut salted = Zeroizing::new([0; 32]);
-        pbkdf2::pbkdf2_hmac::<Sha256>(&prepared, salt, iterations, salted.as_mut());
-
+    fn of_salted(salted: &[u8; 32]) -> DerivedKeys {
         let key = |name: &[u8]| -> [u8; 32] {
-            let mut mac = Hmac::<Sha256>::new_from_slice(salted.as_ref()).expect("HMAC takes keys of any length");
+            let mut mac = hmac(salted);
             mac.update(name);
             mac.finalize().into_bytes().into()
         };
@@ -292,19 +401,34 @@ mod tests {
     #[test]
     fn a_thousand_logins_of_one_user_derive_once() {
         let cache = cache();
-        let waiting: Vec<_> = (0..1000).map(|_| derivation(cache.keys_of_known(b"pencil", b"some salt", 16))).collect();
+        // Whether the password is known or the same claim of all, and however their turns come.
+        for known in [true, false] {
+            let look_up = || cache.look_up(b"pencil", if known { b"one" } else { b"two" }, 3000, known);
+            let mut waiting: VecDeque<_> = (0..1000).map(|_| derivation(look_up())).collect();
+            let (begun, mut turns, mut keys) = (cache.round_count(), 0, Vec::new());
+            while let Some(mut next) = waiting.pop_front() {
+                turns += 1;
+                match next.advance() {
+                    Some(derived) => keys.push(derived),
+                    None => waiting.push_back(next),
+                }
+            }
 
-        let keys: Vec<_> = waiting.into_iter().map(Derivation::run).collect();
-
-        assert_eq!(cache.derived_count(), 1);
-        assert!(keys.iter().all(|key| *key == keys[0]));
-        assert!(matches!(cache.keys_of_known(b"pencil", b"some salt", 16), Lookup::Ready(key) if key == keys[0]));
+            assert_eq!((cache.round_count() - begun, turns), (3000, 1000 + 2));
+            assert!(keys.iter().all(|key| *key == keys[0]));
+            match (look_up(), known) {
+                (Lookup::Ready(key), true) => assert!(key == keys[0]),
+                (Lookup::Derive(_), false) => {}
+                _ => panic!("what is known is remembered, what is claimed is not"),
+            }
+        }
+        assert!(cache.lock().under_way.is_empty());
     }
 
     #[test]
     fn derivations_on_several_threads_still_derive_once() {
         let cache = cache();
-        let waiting: Vec<_> = (0..4).map(|_| derivation(cache.keys_of_known(b"pencil", b"salt", 64))).collect();
+        let waiting: Vec<_> = (0..4).map(|_| derivation(cache.keys_of_known(b"pencil", b"salt", 5000))).collect();
 
         std::thread::scope(|scope| {
             for derivation in waiting {
@@ -312,7 +436,50 @@ mod tests {
             }
         });
 
-        assert_eq!(cache.derived_count(), 1);
+        assert_eq!((cache.derived_count(), cache.round_count()), (1, 5000));
+    }
+
+    #[test]
+    fn a_derivation_ends_when_nobody_wants_it_and_goes_on_while_somebody_does() {
+        let cache = cache();
+        let mut first = derivation(cache.keys_of_claimed(b"guess", b"salt", ITERATIONS_MAX));
+        let mut second = derivation(cache.keys_of_claimed(b"guess", b"salt", ITERATIONS_MAX));
+        assert!(first.advance().is_none());
+        drop(first);
+        assert!(second.advance().is_none());
+        assert_eq!(cache.round_count(), 2 * u64::from(ROUNDS_PER_TURN), "the second goes on where the first was");
+        drop(second);
+
+        assert!(cache.lock().under_way.is_empty());
+        assert_eq!(cache.round_count(), 2 * u64::from(ROUNDS_PER_TURN));
+        let mut anew = derivation(cache.keys_of_claimed(b"guess", b"salt", 1));
+        assert!(anew.advance().is_some());
+    }
+
+    #[test]
+    fn however_it_is_cut_the_keys_are_those_of_another_implementation() {
+        let long = "x".repeat(65_530);
+        for (password, salt, iterations) in [
+            ("pencil", &b"salt"[..], 1),
+            ("pencil", b"", 2),
+            ("", b"salt", 7),
+            ("p\u{e4}ss", b"some salt of more than sixty-four bytes, which is more than one block", 100),
+            (&long[..HMAC_BLOCK], b"salt", 50),
+            (&long[..=HMAC_BLOCK], b"salt", 50),
+            (&long, b"salt", 50),
+        ] {
+            let mut expected = [0; 32];
+            pbkdf2::pbkdf2_hmac::<Sha256>(password.as_bytes(), salt, iterations, &mut expected);
+            for most in [1, 2, 7, ROUNDS_PER_TURN] {
+                let mut rounds = Rounds::new(password.as_bytes());
+                let mut turns = 1;
+                while rounds.advance(salt, iterations, most).is_none() {
+                    turns += 1;
+                }
+                assert_eq!(*rounds.sum, expected, "{password:.10} {iterations} {most}");
+                assert_eq!(turns, iterations.div_ceil(most));
+            }
+        }
     }
 
     #[test]

@@ -20,8 +20,9 @@
 //! | scram-sha-256 | SCRAM, without channel binding | plain, SCRAM | with a SCRAM secret: the client's keys |
 //!
 //! A user we do not know is led through the same dialogue as one who errs, with a salt that is the same every time, and
-//! is refused at the end with the same words. So is one whose secret the method cannot check or whose password is
-//! empty.
+//! is refused at the end with the same words. So is one whose secret the method cannot check, whose password is empty,
+//! or whose secret has more rounds than [`ITERATIONS_MAX`]. Under `plain`, where a wrong password may cost a derivation
+//! of keys, every wrong password costs one.
 //!
 //! **To add a method**: a variant of [`Method`], its first message in [`Handshake::step`]'s `begin`, a `State` for what
 //! it then waits for, one match arm in `step`, and its checks in a file of its own (as `password.rs`, `scram/`). If it
@@ -44,7 +45,7 @@ mod scram;
 mod secret;
 
 pub use credential::{Credential, Proof, credential_from};
-pub use keys::{Derivation, DerivedKeys, KEYS_MAX, KeyCache};
+pub use keys::{Derivation, DerivedKeys, ITERATIONS_MAX, KEYS_MAX, KeyCache, ROUNDS_PER_TURN};
 pub use prover::{Prover, ProverError, ProverStep};
 pub use secret::{ScramSecret, Secret};
 
@@ -83,6 +84,8 @@ pub struct Handshake {
     user: Box<str>,
     /// `None`: a user we do not know.
     secret: Option<Secret>,
+    /// There is a secret, but no password is checked against it ([`Secret::excess`]).
+    unusable: bool,
     /// Random: the md5 salt or our SCRAM nonce, whichever the dialogue needs.
     nonce_source: [u8; 32],
     keys: KeyCache,
@@ -102,6 +105,8 @@ enum State {
     },
     /// The password, for somebody else.
     OutsidePassword(Checker),
+    /// Keys that are derived for nothing: the password is wrong.
+    InVain,
     /// What somebody else says of it.
     OutsideAnswer {
         checker: Checker,
@@ -194,7 +199,7 @@ impl Handshake {
         keys: &KeyCache,
     ) -> Handshake {
         let (user, keys, state) = (user.into(), keys.clone(), State::Begin(method));
-        Handshake { user, secret, nonce_source, keys, end_point: None, state }
+        Handshake { user, secret, unusable: false, nonce_source, keys, end_point: None, state }
     }
 
     /// The same over a connection whose tls-server-end-point is this: SCRAM can be bound to it.
@@ -216,6 +221,7 @@ impl Handshake {
             (State::PasswordKeys { password, secret }, Input::Derived(keys)) => {
                 self.password_keys(&password, &secret, &keys)
             }
+            (State::InVain, Input::Derived(_)) => self.deny_user(DenialKind::PasswordFailed),
             (State::Md5Answer, Input::Message(body)) => self.md5_answer(body),
             (State::ScramFirst, Input::Message(body)) => self.scram_first(body),
             (State::ScramFinal { exchange, iterations }, Input::Message(body)) => {
@@ -229,6 +235,12 @@ impl Handshake {
     }
 
     fn begin(&mut self, method: Method) -> Step {
+        if matches!(method, Method::Plain | Method::Md5 | Method::Scram)
+            && let Some(_) = self.secret.as_ref().and_then(Secret::excess)
+        {
+            self.secret = None;
+            self.unusable = true;
+        }
         match (method, &self.secret) {
             (Method::Any, _) | (Method::Trust, Some(_)) => accept(Proof::Nothing),
             (Method::Trust, None) => deny(DenialKind::TrustFailed, "no such user"),
@@ -259,7 +271,7 @@ impl Handshake {
             Err(denial) => return Step::Deny(denial),
         };
         let right = match &self.secret {
-            None => return self.deny_user(DenialKind::PasswordFailed),
+            None => false,
             Some(Secret::Plain(stored)) => !stored.is_empty() && password::same(password, stored.as_bytes()),
             Some(Secret::Md5(stored)) => {
                 password::same(password::md5_stored(&self.user, password).as_bytes(), stored.as_bytes())
@@ -275,7 +287,19 @@ impl Handshake {
                 };
             }
         };
-        if right { accept(taught_by(password)) } else { self.deny_user(DenialKind::PasswordFailed) }
+        if right { accept(taught_by(password)) } else { self.derive_in_vain(password) }
+    }
+
+    /// Denies after as much work as a wrong password costs a user with a SCRAM secret of `scram_iterations` rounds,
+    /// whatever is stored and whether anything is: nobody learns from a denial's time which users there are.
+    fn derive_in_vain(&mut self, password: &[u8]) -> Step {
+        match self.keys.keys_of_claimed(password, &self.keys.salt_for(&self.user), self.keys.scram_iterations()) {
+            Lookup::Ready(_) => self.deny_user(DenialKind::PasswordFailed),
+            Lookup::Derive(derivation) => {
+                self.state = State::InVain;
+                Step::Derive(derivation)
+            }
+        }
     }
 
     fn outside_password(&mut self, checker: Checker, body: &[u8]) -> Step {
@@ -370,6 +394,7 @@ impl Handshake {
     /// A refusal whose true reason only the operator learns.
     fn deny_user(&self, kind: DenialKind) -> Step {
         let why = match (&self.secret, kind) {
+            (None, _) if self.unusable => "the stored SCRAM secret has too many iterations",
             (None, _) => "no such user",
             (Some(Secret::Plain(stored)), _) if stored.is_empty() => "the stored password is empty",
             (Some(Secret::Md5(_)), DenialKind::SaslFailed) => "the stored secret is md5, SCRAM cannot check it",

@@ -13,7 +13,7 @@ use std::fmt;
 use std::mem;
 
 use super::credential::Credential;
-use super::keys::{Derivation, DerivedKeys, KeyCache, Lookup};
+use super::keys::{Derivation, DerivedKeys, ITERATIONS_MAX, KeyCache, Lookup};
 use super::scram::messages::Fault;
 use super::scram::prove::{Challenge, Channel, Expected, Opening};
 use super::{message, nonce_text, password};
@@ -68,6 +68,13 @@ pub enum ProverError {
     SecretDiffers,
     /// The server offers SASL, but not SCRAM-SHA-256.
     NoMechanism,
+    /// The server asks for more rounds of PBKDF2 than [`ITERATIONS_MAX`].
+    TooManyIterations {
+        /// Whose secret it speaks of.
+        user: Box<str>,
+        /// As many.
+        asked: u32,
+    },
     /// The server let us in without showing that it knows our secret.
     UnverifiedServer,
     /// The server's signature is not the one our secret makes.
@@ -185,6 +192,10 @@ impl Prover {
 
     fn challenge(&mut self, opening: Opening, payload: &[u8]) -> Result<ProverStep, ProverError> {
         let challenge = opening.read(payload).map_err(|Fault(why)| ProverError::Malformed(why))?;
+        let asked = challenge.iterations;
+        if asked > ITERATIONS_MAX {
+            return Err(ProverError::TooManyIterations { user: self.user.clone(), asked });
+        }
         let lookup = match &self.credential {
             Credential::Plain(password) => {
                 self.keys.keys_of_known(password.as_bytes(), &challenge.salt, challenge.iterations)
@@ -244,6 +255,9 @@ impl ProverError {
             ProverError::UnverifiedServer => {
                 "The server let us in without proving that it knows the user's secret.".to_owned()
             }
+            ProverError::TooManyIterations { .. } => {
+                "Set the user's password again at the server, with a smaller scram_iterations there.".to_owned()
+            }
             ProverError::InvalidSignature => "The server does not know the user's secret.".to_owned(),
             ProverError::NoMechanism | ProverError::UnsupportedMethod(_) | ProverError::Malformed(_) => return None,
         })
@@ -258,6 +272,10 @@ impl fmt::Display for ProverError {
                 out.write_str("wrong password type")
             }
             ProverError::SecretDiffers => out.write_str("the server has another SCRAM secret"),
+            ProverError::TooManyIterations { user, asked } => write!(
+                out,
+                "the server asks for {asked} iterations of SCRAM for user \"{user}\", and {ITERATIONS_MAX} are the most"
+            ),
             ProverError::NoMechanism => {
                 out.write_str("none of the server's SASL authentication mechanisms are supported")
             }

@@ -11,6 +11,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, Zeroizing};
 
+use super::keys::ITERATIONS_MAX;
+
 /// A stored secret.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Secret {
@@ -31,6 +33,14 @@ impl Secret {
         match ScramSecret::parse(text) {
             Some(secret) => Secret::Scram(secret),
             None => Secret::Plain(Zeroizing::new(text.to_owned())),
+        }
+    }
+
+    /// Its rounds of PBKDF2, where they are more than [`ITERATIONS_MAX`]: no password is checked against it then.
+    pub fn excess(&self) -> Option<u32> {
+        match self {
+            Secret::Scram(secret) => Some(secret.iterations).filter(|count| *count > ITERATIONS_MAX),
+            Secret::Plain(_) | Secret::Md5(_) => None,
         }
     }
 }
@@ -54,7 +64,7 @@ fn is_md5(text: &str) -> bool {
 /// when dropped.
 #[derive(Clone)]
 pub struct ScramSecret {
-    /// Rounds of PBKDF2, `1..=i32::MAX` (PostgreSQL's own range).
+    /// Rounds of PBKDF2, `1..=i32::MAX` (PostgreSQL's own range); see [`Secret::excess`].
     pub iterations: u32,
     /// The salt, not empty.
     pub salt: Vec<u8>,
@@ -74,7 +84,7 @@ impl ScramSecret {
         if !iterations.bytes().all(|byte| byte.is_ascii_digit()) {
             return None;
         }
-        let iterations = iterations.parse::<u32>().ok().filter(|count| (1..=ITERATIONS_MAX).contains(count))?;
+        let iterations = iterations.parse::<u32>().ok().filter(|count| (1..=STORED_MAX).contains(count))?;
         let salt = BASE64.decode(salt).ok().filter(|salt| !salt.is_empty())?;
         let stored_key = BASE64.decode(stored_key).ok()?.try_into().ok()?;
         let server_key = BASE64.decode(server_key).ok()?.try_into().ok()?;
@@ -118,7 +128,7 @@ impl Drop for ScramSecret {
 }
 
 /// PostgreSQL keeps the count in a signed 32-bit number.
-const ITERATIONS_MAX: u32 = i32::MAX as u32;
+const STORED_MAX: u32 = i32::MAX as u32;
 
 #[cfg(test)]
 mod tests {
@@ -166,6 +176,16 @@ mod tests {
     }
 
     #[test]
+    fn more_rounds_than_anybody_should_do_are_told() {
+        for (iterations, excess) in
+            [("4096", None), ("1000000", None), ("1000001", Some(1_000_001)), ("2147483647", Some(2_147_483_647))]
+        {
+            assert_eq!(Secret::parse(&PENCIL.replace("4096", iterations)).excess(), excess);
+        }
+        assert_eq!(Secret::parse("md5c2e59c1f0c5d9c0b9e4d31a8b1f9b7cf").excess(), None);
+    }
+
+    #[test]
     fn nothing_secret_is_printed() {
         assert_eq!(format!("{:?}", Secret::parse("hunter2")), "Plain(…)");
         assert_eq!(format!("{:?}", Secret::parse(PENCIL)), "Scram(…)");
@@ -175,7 +195,7 @@ mod tests {
     proptest! {
         #[test]
         fn parse_undoes_to_text(
-            iterations in 1..=ITERATIONS_MAX,
+            iterations in 1..=STORED_MAX,
             salt in proptest::collection::vec(any::<u8>(), 1..40),
             keys: [[u8; 32]; 2],
         ) {

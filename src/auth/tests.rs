@@ -25,6 +25,11 @@ fn secret(kind: &str) -> Option<Secret> {
         "md5" => Some(Secret::parse(&password::md5_stored("alice", b"pencil"))),
         "scram" => Some(Secret::Scram(scram_secret("pencil"))),
         "empty" => Some(Secret::parse("")),
+        "costly" => {
+            let mut secret = scram_secret("pencil");
+            secret.iterations = ITERATIONS_MAX + 1;
+            Some(Secret::Scram(secret))
+        }
         "unknown" => None,
         other => panic!("no kind {other}"),
     }
@@ -276,6 +281,69 @@ fn wrong_clear_text_passwords_do_not_fill_the_cache() {
         login(Method::Plain, secret("scram"), &plain("pencil"), &keys).proof();
     }
     assert_eq!(keys.derived_count(), 5 + 1);
+
+    // Nor under a name that nobody has, where each costs as much.
+    for guess in 0..5 {
+        login(Method::Plain, None, &plain(&format!("guess {guess}")), &keys).denial();
+    }
+    assert_eq!((format!("{keys:?}"), keys.derived_count()), ("KeyCache(1 keys)".to_owned(), 6 + 5));
+}
+
+#[test]
+fn an_unknown_user_takes_as_long_as_a_known_one() {
+    let rounds = |kind: &str| {
+        let keys = cache();
+        login(Method::Plain, secret(kind), &plain("guess"), &keys).denial();
+        let first = keys.round_count();
+        login(Method::Plain, secret(kind), &plain("guess"), &keys).denial();
+        (first, keys.round_count() - first)
+    };
+
+    for kind in ["unknown", "plain", "md5", "scram", "empty", "costly"] {
+        assert_eq!(rounds(kind), (u64::from(ITERATIONS), u64::from(ITERATIONS)), "{kind}");
+    }
+}
+
+#[test]
+fn a_secret_of_too_many_rounds_lets_nobody_in_and_is_not_told_from_none() {
+    let keys = cache();
+
+    for method in [Method::Plain, Method::Md5, Method::Scram] {
+        let [costly, unknown] =
+            ["costly", "unknown"].map(|kind| login(method, secret(kind), &plain("pencil"), &keys).denial());
+        assert_eq!(costly.kind, unknown.kind, "{method:?}");
+        assert_eq!(costly.why, "the stored SCRAM secret has too many iterations");
+    }
+    // One in vain for each under plain, and one of our own client's role.
+    assert_eq!(keys.round_count(), 3 * u64::from(ITERATIONS));
+    assert_eq!(server_first("alice", secret("costly"), &keys), server_first("alice", None, &keys));
+    // Who is let in without a password needs nothing of it.
+    assert!(matches!(login(Method::Trust, secret("costly"), &plain(""), &keys), Outcome::In(Proof::Nothing)));
+}
+
+#[test]
+fn a_server_that_asks_for_too_many_rounds_is_told_by_name_and_number() {
+    let offer = &message::authentication_sasl(&[message::SCRAM_SHA_256])[5..];
+    let nonce = nonce_text(&[2; 32]);
+    let challenge = |count: &str| {
+        let text = format!("r={nonce}yours,s=c2FsdA==,i={count}");
+        let first = message::authentication(message::SASL_CONTINUE, text.as_bytes());
+        let mut prover = Prover::new("alice", &plain("pencil"), [2; 32], &cache());
+        prover.step(offer);
+        prover.step(&first[5..])
+    };
+
+    assert!(matches!(challenge("1000000"), ProverStep::Derive(work) if work.iterations() == ITERATIONS_MAX));
+    let ProverStep::Fail(error) = challenge("1000001") else { panic!("it is refused") };
+    assert_eq!(
+        error.to_string(),
+        "server login failed: the server asks for 1000001 iterations of SCRAM for user \"alice\", and 1000000 are the \
+         most"
+    );
+    assert!(error.detail().unwrap().contains("scram_iterations"));
+    for count in ["4294967296", "0", "-1"] {
+        assert!(matches!(challenge(count), ProverStep::Fail(ProverError::Malformed(_))), "{count}");
+    }
 }
 
 /// The first reply to a SCRAM client, as text.

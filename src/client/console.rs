@@ -1,5 +1,10 @@
 //! A client whose server is us: moves bytes between its socket and [`crate::admin::Console`].
+//!
+//! What it makes us hold is bounded: a command is carried out only while fewer than [`PENDING_MAX`] bytes of answers
+//! wait for the socket, so that the most there can be is that and one table. Commands sent in a burst give way to others
+//! every [`COMMANDS_PER_TURN`].
 
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -15,16 +20,22 @@ use crate::admin::console::MESSAGE_BYTES_MAX;
 use crate::admin::table::Column;
 use crate::admin::{Console, Fatal, Rights, Wait};
 use crate::cancel::table::Entry;
-use crate::net::buffers::Inbox;
+use crate::net::buffers::{Inbox, Outbox};
 use crate::net::stream::Stream;
 use crate::net::world;
 use crate::pool::Admission;
 use crate::protocol::handover::{self, Row};
 use crate::stats::lines::{self, Tag};
-use crate::stats::roster::{EnteredClient, Order};
+use crate::stats::roster::{ClientCard, EnteredClient, Order};
 use crate::wire::error::ErrorFields;
 use crate::wire::framing::{HEADER_LEN, Header, MESSAGE_LEN_MAX};
 use crate::wire::{Backend, backend};
+
+/// No command is carried out while as many bytes of answers, or more, are still to be sent.
+const PENDING_MAX: usize = 64 * 1024;
+
+/// Messages taken in a row before other clients of the worker get their turn.
+const COMMANDS_PER_TURN: u32 = 32;
 
 /// One console client.
 pub(super) struct ConsoleClient {
@@ -34,8 +45,8 @@ pub(super) struct ConsoleClient {
     console: Console,
     /// Its key, taken back on drop.
     cancel: Entry,
-    /// The end of the login's dialogue, to be sent with the greeting.
-    unsent: Vec<u8>,
+    /// Answers on their way to the socket; at first the end of the login's dialogue.
+    outbox: Outbox,
     /// Its place in the counts of clients.
     _admission: Admission,
     /// The last to be dropped: whoever sees this connection closed finds it in no count any more.
@@ -62,7 +73,9 @@ impl ConsoleClient {
     ) -> ConsoleClient {
         let Admitted { rights, admission, cancel } = admitted;
         let console = Console::new(shared.console.clone(), rights);
-        ConsoleClient { shared, entered, stream, inbox, console, cancel, unsent, _admission: admission }
+        let mut outbox = Outbox::default();
+        *outbox.bytes() = unsent;
+        ConsoleClient { shared, entered, stream, inbox, console, cancel, outbox, _admission: admission }
     }
 
     /// Greets the client and serves it until it leaves or must leave.
@@ -74,45 +87,50 @@ impl ConsoleClient {
     async fn serve(&mut self) {
         self.entered.logged_in();
         self.entered.card().set_rest_at(Some(world::now()));
-        let mut out = std::mem::take(&mut self.unsent);
-        backend::authentication_ok(&mut out);
+        let may_take_over = self.may_take_over();
+        let out = self.outbox.bytes();
+        backend::authentication_ok(out);
         for (name, value) in self.console.greeting() {
-            backend::parameter_status(&mut out, name, &value);
+            backend::parameter_status(out, name, &value);
         }
-        if self.may_take_over() {
-            backend::parameter_status(&mut out, handover::ANNOUNCEMENT, handover::VERSION);
+        if may_take_over {
+            backend::parameter_status(out, handover::ANNOUNCEMENT, handover::VERSION);
         }
-        backend::backend_key_data(&mut out, self.cancel.key().pid(), self.cancel.key().secret());
-        backend::ready_for_query(&mut out, b'I');
-        loop {
-            if self.send(&mut out).await.is_err() {
-                return super::log_farewell(&self.shared, self.entered.card(), &Farewell::ClientGone).await;
+        backend::backend_key_data(out, self.cancel.key().pid(), self.cancel.key().secret());
+        backend::ready_for_query(out, b'I');
+        let farewell = loop {
+            let answered = match self.send().await {
+                Ok(()) => self.answer().await,
+                Err(farewell) => Err(farewell),
+            };
+            match answered {
+                Ok(()) => {}
+                Err(farewell) => break super::unless_tls_broke(farewell, &self.stream),
             }
-            if let Err(farewell) = self.answer(&mut out).await {
-                let farewell = super::unless_tls_broke(farewell, &self.stream);
-                self.log_errors(&out);
-                super::log_farewell(&self.shared, self.entered.card(), &farewell).await;
-                let mut last = out;
-                last.extend_from_slice(&farewell.message(Codes::Pgbouncer).unwrap_or_default());
-                return self.stream.send_parting(&last);
-            }
-        }
+        };
+        super::log_farewell(&self.shared, self.entered.card(), &farewell).await;
+        self.outbox.bytes().extend_from_slice(&farewell.message(Codes::Pgbouncer).unwrap_or_default());
+        self.stream.send_parting(self.outbox.pending());
     }
 
-    /// Sends whole messages. What a command had to say in the log is there when its answer comes.
-    async fn send(&mut self, out: &mut Vec<u8>) -> io::Result<()> {
-        self.log_errors(out);
+    /// Sends whole messages, all there are. What a command had to say in the log is there when its answer comes.
+    async fn send(&mut self) -> Result<(), Farewell> {
+        if self.outbox.is_empty() {
+            return Ok(());
+        }
         self.shared.console.process.log_written().await;
-        self.stream.send_all(out).await?;
-        out.clear();
-        Ok(())
+        let (stream, outbox) = (&mut self.stream, &mut self.outbox);
+        let sent = unless_ordered(self.entered.card(), poll_fn(|cx| stream.poll_drain(cx, outbox))).await?;
+        sent.map_err(|_| Farewell::ClientGone)
     }
 
-    /// The log says who met with these errors, as for other clients; what they are it says without that.
-    fn log_errors(&self, mut messages: &[u8]) {
+    /// The log says who met with the errors that were put behind the first `before` bytes of the outbox, as for other
+    /// clients; what they are it says without that.
+    fn log_errors(&self, before: usize) {
         if !self.shared.registry.config().settings.log_pooler_errors {
             return;
         }
+        let mut messages = &self.outbox.pending()[before..];
         while let Ok(Some(header)) = Header::parse(messages, MESSAGE_LEN_MAX) {
             let (message, rest) = messages.split_at(header.len.min(messages.len()));
             if header.tag == Backend::ErrorResponse as u8 {
@@ -123,41 +141,49 @@ impl ConsoleClient {
         }
     }
 
-    /// Takes all whole messages in the inbox, waiting for the first.
-    async fn answer(&mut self, out: &mut Vec<u8>) -> Result<(), Farewell> {
-        let mut taken = 0;
-        loop {
-            let header = Header::parse(self.inbox.fresh(), MESSAGE_BYTES_MAX)
-                .map_err(|broken| Farewell::BadPacket(broken.to_string()))?;
-            let header = match header {
-                Some(header) if header.len <= self.inbox.fresh().len() => header,
-                _ if taken > 0 => return Ok(()),
-                _ => {
-                    self.fill().await?;
-                    continue;
+    /// Takes whole messages from the inbox, waiting for the first, until there are no more, a turn is over, or what they
+    /// were answered has to be sent first.
+    async fn answer(&mut self) -> Result<(), Farewell> {
+        for taken in 0.. {
+            if self.outbox.pending().len() >= PENDING_MAX {
+                return Ok(());
+            }
+            if taken == COMMANDS_PER_TURN {
+                tokio::task::yield_now().await;
+                return Ok(());
+            }
+            let header = loop {
+                let header = Header::parse(self.inbox.fresh(), MESSAGE_BYTES_MAX)
+                    .map_err(|broken| Farewell::BadPacket(broken.to_string()))?;
+                match header {
+                    Some(header) if header.len <= self.inbox.fresh().len() => break header,
+                    _ if taken > 0 => return Ok(()),
+                    _ => self.fill().await?,
                 }
             };
-            let body = &self.inbox.fresh()[5..header.len];
-            let wait = self.console.message(header.tag, body, out).map_err(|fatal| match fatal {
+            let (before, body) = (self.outbox.pending().len(), &self.inbox.fresh()[HEADER_LEN..header.len]);
+            let wait = self.console.message(header.tag, body, self.outbox.bytes());
+            self.log_errors(before);
+            let wait = wait.map_err(|fatal| match fatal {
                 Fatal::CloseRequest => Farewell::Terminated,
                 fatal => Farewell::BadPacket(fatal.to_string()),
             })?;
             self.inbox.skip(header.len);
-            taken += 1;
             if let Some(columns) = self.console.wants_rows() {
-                self.send(out).await.map_err(|_| Farewell::ClientGone)?;
-                self.send_rows(columns, out).await?;
+                self.send().await?;
+                self.send_rows(columns).await?;
             }
             if let Some(wait) = wait {
                 // What was answered before it must not wait with it.
-                self.send(out).await.map_err(|_| Farewell::ClientGone)?;
-                self.wait(wait, out).await?;
+                self.send().await?;
+                self.wait(wait).await?;
             }
         }
+        Ok(())
     }
 
     /// Answers SHOW FDS. Sockets and secrets go to nobody but a successor: our own user, on a Unix socket.
-    async fn send_rows(&mut self, columns: &'static [Column], out: &mut Vec<u8>) -> Result<(), Farewell> {
+    async fn send_rows(&mut self, columns: &'static [Column]) -> Result<(), Farewell> {
         let shared = self.shared.clone();
         let depth = if columns.len() == handover::FDS_COLUMNS { Depth::Fds } else { Depth::Handover };
         let head = if self.may_take_over() { self.console.head() } else { None };
@@ -165,18 +191,24 @@ impl ConsoleClient {
             let mut rows = Looked(Vec::new());
             let shown = match depth {
                 Depth::Fds => {
-                    gather(&shared, depth, Sockets::Stay, &mut rows).await.map_err(|_| Farewell::ClientGone)?;
+                    let gathered = gather(&shared, depth, Sockets::Stay, &mut rows);
+                    unless_ordered(self.entered.card(), gathered).await?.map_err(|_| Farewell::ClientGone)?;
                     Some(&*rows.0)
                 }
                 Depth::Handover => None,
             };
-            self.console.show_rows(shown, out);
+            let before = self.outbox.pending().len();
+            self.console.show_rows(shown, self.outbox.bytes());
+            self.log_errors(before);
             return Ok(());
         };
-        self.stream.send_all(&head).await.map_err(|_| Farewell::ClientGone)?;
-        let mut sent = Sent { stream: &mut self.stream, columns };
-        gather(&shared, depth, Sockets::Go, &mut sent).await.map_err(|_| Farewell::ClientGone)?;
-        self.console.tail(out);
+        let stream = &mut self.stream;
+        let gathered = async {
+            stream.send_all(&head).await?;
+            gather(&shared, depth, Sockets::Go, &mut Sent { stream, columns }).await
+        };
+        unless_ordered(self.entered.card(), gathered).await?.map_err(|_| Farewell::ClientGone)?;
+        self.console.tail(self.outbox.bytes());
         shared.registry.suspension().note_handed_over(self.entered.card().id);
         Ok(())
     }
@@ -206,36 +238,25 @@ impl ConsoleClient {
     async fn fill(&mut self) -> Result<(), Farewell> {
         let card = self.entered.card();
         let (stream, inbox, console) = (&mut self.stream, &mut self.inbox, &self.console);
-        std::future::poll_fn(|cx| {
-            card.set_waker(cx.waker());
-            match card.order() {
-                Order::None | Order::Heed => {}
-                order => return Poll::Ready(Err(Farewell::ordered(order))),
-            }
+        let filled = poll_fn(|cx| {
             if card.take_cancel() {
                 tracing::warn!(conn = ?Tag::client(card), "admin cancel request for non-waiting client?");
                 console.cancelled_at_rest();
             }
-            match stream.poll_fill(cx, inbox) {
-                Poll::Pending => Poll::Pending,
-                Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(Err(Farewell::ClientGone)),
-                Poll::Ready(Ok(_)) => Poll::Ready(Ok(())),
-            }
-        })
-        .await
+            stream.poll_fill(cx, inbox)
+        });
+        match unless_ordered(card, filled).await? {
+            Ok(0) | Err(_) => Err(Farewell::ClientGone),
+            Ok(_) => Ok(()),
+        }
     }
 
     /// Waits for a command to have its effect; a client that leaves meanwhile takes nothing back. A request to cancel
     /// ends the wait, but while the process stops, nothing does.
-    async fn wait(&mut self, mut wait: Wait, out: &mut Vec<u8>) -> Result<(), Farewell> {
+    async fn wait(&mut self, mut wait: Wait) -> Result<(), Farewell> {
         let card = self.entered.card();
         let (stream, inbox, console) = (&mut self.stream, &mut self.inbox, &self.console);
-        let late = std::future::poll_fn(|cx| {
-            card.set_waker(cx.waker());
-            match card.order() {
-                Order::None | Order::Heed => {}
-                order => return Poll::Ready(Err(Farewell::ordered(order))),
-            }
+        let late = poll_fn(|cx| {
             if let Poll::Ready(late) = wait.as_mut().poll(cx) {
                 return Poll::Ready(Ok(Some(late)));
             }
@@ -244,15 +265,31 @@ impl ConsoleClient {
             }
             stream.poll_gone(cx, inbox).map(|()| Err(Farewell::ClientGone))
         });
-        match late.await? {
-            Some(late) => out.extend_from_slice(&late),
+        let late = unless_ordered(card, late).await??;
+        let before = self.outbox.pending().len();
+        match late {
+            Some(late) => self.outbox.bytes().extend_from_slice(&late),
             None => {
                 drop(wait);
-                self.console.cancelled(out);
+                self.console.cancelled(self.outbox.bytes());
             }
         }
+        self.log_errors(before);
         Ok(())
     }
+}
+
+/// Does something that may take long. An order that sends the client away ends it.
+async fn unless_ordered<T>(card: &ClientCard, work: impl Future<Output = T>) -> Result<T, Farewell> {
+    let mut work = std::pin::pin!(work);
+    poll_fn(|cx| {
+        card.set_waker(cx.waker());
+        match card.order() {
+            Order::None | Order::Heed => work.as_mut().poll(cx).map(Ok),
+            order => Poll::Ready(Err(Farewell::ordered(order))),
+        }
+    })
+    .await
 }
 
 /// Rows that are only looked at.

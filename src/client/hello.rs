@@ -9,7 +9,7 @@ use super::farewell::Farewell;
 use crate::config::SslMode;
 use crate::net::buffers::Inbox;
 use crate::net::stream::Stream;
-use crate::net::tls::{ALPN, InForce, TlsStream};
+use crate::net::tls::{ALPN, InForce, Signing, TlsStream};
 use crate::wire::startup::{First, StartupMessage};
 
 /// Answers to SSLRequest and GSSENCRequest that one client may draw: one each is what libpq asks.
@@ -29,8 +29,13 @@ pub(super) enum Hello {
 }
 
 /// Reads the first packets; what follows them stays in the inbox. On a TCP socket, TLS is taken up where a client asks
-/// for it and `tls` has it.
-pub(super) async fn hello(stream: &mut Stream, inbox: &mut Inbox, tls: &InForce) -> Result<Hello, Farewell> {
+/// for it and `tls` has it, its signature made by `signing`.
+pub(super) async fn hello(
+    stream: &mut Stream,
+    inbox: &mut Inbox,
+    tls: &InForce,
+    signing: Signing<'_>,
+) -> Result<Hello, Farewell> {
     let mut refusals = 0;
     let mut packets = 0;
     loop {
@@ -43,7 +48,7 @@ pub(super) async fn hello(stream: &mut Stream, inbox: &mut Inbox, tls: &InForce)
             First::Cancel { pid, secret } => return Ok(Hello::Cancel { pid, secret }),
             // PostgreSQL and PgBouncer take it as the very first bytes only.
             First::DirectTls if packets == 1 && offers_tls(stream, tls) => {
-                begin_tls(stream, inbox, tls).await?;
+                begin_tls(stream, inbox, tls, &signing).await?;
                 if stream.tls().and_then(TlsStream::alpn) != Some(ALPN) {
                     return Err(Farewell::NoAlpn);
                 }
@@ -60,7 +65,7 @@ pub(super) async fn hello(stream: &mut Stream, inbox: &mut Inbox, tls: &InForce)
         }
         if request == "SSL" && offers_tls(stream, tls) {
             stream.send_all(b"S").await.map_err(|_| Farewell::ClientGone)?;
-            begin_tls(stream, inbox, tls).await?;
+            begin_tls(stream, inbox, tls, &signing).await?;
             continue;
         }
         refusals += 1;
@@ -80,11 +85,16 @@ fn needs_tls(stream: &Stream, tls: &InForce) -> bool {
     matches!(stream, Stream::Tcp(_)) && tls.client_mode().is_strict()
 }
 
-async fn begin_tls(stream: &mut Stream, inbox: &mut Inbox, tls: &InForce) -> Result<(), Farewell> {
+async fn begin_tls(
+    stream: &mut Stream,
+    inbox: &mut Inbox,
+    tls: &InForce,
+    signing: &Signing<'_>,
+) -> Result<(), Farewell> {
     let acceptor = tls.acceptor.as_ref().ok_or(Farewell::DirectTls)?;
     let socket = stream.take_tcp().ok_or(Farewell::ClientGone)?;
-    let accepted = TlsStream::accept(socket, acceptor, std::mem::take(inbox)).await.map_err(Farewell::Handshake)?;
-    *stream = Stream::Tls(Box::new(accepted));
+    let accepted = TlsStream::accept(socket, acceptor, std::mem::take(inbox), signing).await;
+    *stream = Stream::Tls(Box::new(accepted.map_err(Farewell::Handshake)?));
     Ok(())
 }
 

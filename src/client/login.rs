@@ -25,15 +25,18 @@ use super::session::{Belongings, Client};
 use super::throttle::{Rate, Verdict};
 use super::{Seat, Shared};
 use crate::admin::{self, Rights};
-use crate::auth::{Credential, Denial, DenialKind, Handshake, Input, Method, Proof, Secret, Step, credential_from};
+use crate::auth::{
+    Credential, Denial, DenialKind, Handshake, ITERATIONS_MAX, Input, Method, Proof, Secret, Step, credential_from,
+};
 use crate::cancel::key::CancelKey;
 use crate::cancel::table::Entry;
 use crate::config::userlist::USER_LENGTH_MAX;
 use crate::config::{AuthType, Config, pam};
 use crate::net::buffers::Inbox;
+use crate::net::compute::{NotComputed, Origin, Source, network};
 use crate::net::pam::Attempt;
 use crate::net::stream::Stream;
-use crate::net::tls::{PeerNames, TlsStream};
+use crate::net::tls::{PeerNames, Signing, TlsStream};
 use crate::net::{workers, world};
 use crate::pool::{Admission, Ask, Denied, Greeting, Lease, NoPool, Pool, Refusal, Start, Ticket, Waiter};
 use crate::protocol::parameters::{ParameterSet, UNREADABLE, classify_startup};
@@ -158,7 +161,8 @@ struct Found {
 impl Arrival {
     async fn steps(&mut self) -> Result<Way, Farewell> {
         let tls = self.shared.registry.tls().current();
-        let hello = hello(&mut self.stream, &mut self.inbox, &tls).await?;
+        let signing = Signing { compute: self.shared.workers.compute(), source: self.source() };
+        let hello = hello(&mut self.stream, &mut self.inbox, &tls, signing).await?;
         if let Some(tls) = self.stream.tls() {
             let _ = self.entered.card().tls.set(tls.description().into());
         }
@@ -176,9 +180,10 @@ impl Arrival {
         let names = Names { database: Arc::from(&*message.database), user: Arc::from(&*message.user) };
         let _ = self.entered.card().names.set(names);
         self.entered.card().set_replication(message.replication);
-        if message.database != admin::DATABASE {
-            self.throttle()?;
+        if message.database == admin::DATABASE {
+            self.entered.card().console.store(true, Relaxed);
         }
+        self.throttle()?;
         message.check().map_err(Farewell::Startup)?;
         self.log_attempt(&message);
         if message.user.len() > USER_LENGTH_MAX {
@@ -220,7 +225,8 @@ impl Arrival {
         entered.map(|ready| Way::Client(Box::new(ready)))
     }
 
-    /// Refuses whose address tries too often, before it costs a line of the log or a derivation of keys.
+    /// Refuses whose address tries too often, before it costs a line of the log or a derivation of keys, and before
+    /// anything is told of a password, be it the console's. Administrators get in through a Unix socket.
     fn throttle(&self) -> Result<(), Farewell> {
         let (Some(rate), Endpoint::Tcp(peer)) = (Rate::of(&self.config.settings), &self.entered.card().peer) else {
             return Ok(());
@@ -359,8 +365,18 @@ impl Arrival {
         secret: Option<Secret>,
         mut outside: Option<Outside>,
     ) -> Result<Proof, Farewell> {
+        let tag = lines::Tag::client(self.entered.card());
         if secret.is_none() && method != Method::Any && outside.is_none() {
-            tracing::info!(conn = ?lines::Tag::client(self.entered.card()), "{}", lines::no_such_user(user));
+            tracing::info!(conn = ?tag, "{}", lines::no_such_user(user));
+        }
+        if let Some(asked) = secret.as_ref().and_then(Secret::excess)
+            && matches!(method, Method::Plain | Method::Md5 | Method::Scram)
+        {
+            tracing::error!(
+                conn = ?tag,
+                "the SCRAM secret of user \"{user}\" has {asked} iterations, and {ITERATIONS_MAX} are the most: set \
+                 the password again with a smaller scram_iterations"
+            );
         }
         let mut nonce = [0; 32];
         world::fill_random(&mut nonce).map_err(|_| Farewell::Internal("no random numbers"))?;
@@ -376,11 +392,14 @@ impl Arrival {
                     self.inbox.skip_secret(len);
                     next
                 }
-                Step::Derive(derivation) => {
-                    let keys = tokio::task::spawn_blocking(move || derivation.run())
-                        .await
-                        .map_err(|_| Farewell::Internal("key derivation was given up"))?;
-                    handshake.step(Input::Derived(keys))
+                Step::Derive(mut derivation) => {
+                    let origin = Origin { source: self.source(), user: Some(user.into()) };
+                    let (compute, work) = (self.shared.workers.compute(), move || derivation.advance());
+                    let keys = Box::pin(compute.run_for(origin, &mut self.stream, &mut self.inbox, work)).await;
+                    handshake.step(Input::Derived(keys.map_err(|why| match why {
+                        NotComputed::Gone => Farewell::ClientGone,
+                        NotComputed::Failed(_) => Farewell::Internal("key derivation was given up"),
+                    })?))
                 }
                 Step::Ask(password) => {
                     let right = match outside.take() {
@@ -395,6 +414,14 @@ impl Arrival {
                 }
                 Step::Deny(denial) => return Err(Farewell::Denied(denial)),
             };
+        }
+    }
+
+    /// Whose work it is that this login makes.
+    fn source(&self) -> Source {
+        match self.entered.card().peer {
+            Endpoint::Tcp(address) => Source::Network(network(address.ip())),
+            Endpoint::Unix { uid, .. } => Source::Local(uid),
         }
     }
 
@@ -632,7 +659,6 @@ impl Arrival {
 
     /// The console: by peer identity on a Unix socket, by name with auth_type=any, else with a password like anybody.
     async fn console(&mut self, message: &mut StartupMessage) -> Result<Rights, Farewell> {
-        self.entered.card().console.store(true, Relaxed);
         if message.user == admin::DATABASE && is_own_user(self.entered.card()) {
             tracing::info!(conn = ?lines::Tag::client(self.entered.card()), "pgbouncer access from unix socket");
             return Ok(Rights::Admin);

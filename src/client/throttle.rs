@@ -1,4 +1,5 @@
-//! How many logins one address may try: `login_rate_limit` a second, and `login_rate_burst` at once.
+//! How many logins one address may try, to databases and to the console: `login_rate_limit` a second, and
+//! `login_rate_burst` at once.
 //!
 //! Pure: no clock, lock, socket or task.
 //!
@@ -14,6 +15,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::config::Settings;
+use crate::net::compute::network;
 use crate::stats::moment::Moment;
 
 /// Addresses remembered in each of the two generations: 1.6 MB at most in both.
@@ -110,14 +112,6 @@ impl Bucket {
             self.logged_at = Some(now);
         }
         Verdict::Refused { first }
-    }
-}
-
-/// Whom an address stands for.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),
-        address => address,
     }
 }
 

@@ -15,50 +15,50 @@ settings! {
     pub(super) struct DatabaseKeys in Database, rows DATABASE_ROWS;
 
     Pgbouncer {
-        /// The database's name at the server; left out, the name clients use.
+        /// The database's name on the server. If unset, it is the name that clients use.
         dbname: Optional, "", Reload;
-        /// Hosts, separated by commas: names, IP addresses, or directories of Unix sockets (@ for abstract ones). Left
-        /// out, the Unix socket in unix_socket_dir.
+        /// Hosts, separated by commas: names, IP addresses, or directories of Unix sockets (@ for abstract sockets). If
+        /// unset, the Unix socket in unix_socket_dir.
         host: Hosts, "", Reload;
-        /// The port of all hosts, or as many ports as hosts, separated by commas.
+        /// One port for all hosts, or one port per host, separated by commas.
         port: Ports = "5432", "", Reload;
-        /// The user to log in as, whoever the client is; such a database has one pool.
+        /// The user that all server connections log in as, for every client. Such a database has one pool.
         user: Optional, "", Reload;
-        /// The password of that user, where auth_file has none.
+        /// The password of that user, if auth_file has none.
         password: Hidden, "", Reload;
-        /// In place of the process's auth_user.
+        /// Overrides auth_user.
         auth_user: Optional, "", Reload;
-        /// In place of the process's auth_query.
+        /// Overrides auth_query.
         auth_query: Optional, "", Reload;
-        /// In place of the process's auth_dbname.
+        /// Overrides auth_dbname.
         auth_dbname: Optional, "", Reload;
-        /// In place of default_pool_size.
+        /// Overrides default_pool_size.
         pool_size: OptionalCount, "servers", Reload;
-        /// In place of the process's min_pool_size.
+        /// Overrides min_pool_size.
         min_pool_size: OptionalCount, "servers", Reload;
-        /// In place of the process's reserve_pool_size; reserve_pool is an old name for it.
+        /// Overrides reserve_pool_size. reserve_pool is an old name of this key.
         reserve_pool_size: OptionalCount, "servers", Reload;
-        /// In place of the process's pool_mode.
+        /// Overrides pool_mode.
         pool_mode: OptionalWord<PoolMode>, "", Reload;
-        /// In place of the process's max_db_connections.
+        /// Overrides max_db_connections.
         max_db_connections: OptionalCount, "servers", Reload;
-        /// In place of the process's max_db_client_connections.
+        /// Overrides max_db_client_connections.
         max_db_client_connections: OptionalCount, "clients", Reload;
-        /// In place of the process's server_lifetime; 0 is as if left out.
+        /// Overrides server_lifetime. 0 means unset.
         server_lifetime: OptionalSeconds, "seconds", Reload;
-        /// In place of the process's query_wait_timeout; 0 is as if left out. Newer than PgBouncer 1.25.
+        /// Overrides query_wait_timeout. 0 means unset. Newer than PgBouncer 1.25.
         query_wait_timeout: OptionalSeconds, "seconds", Reload;
-        /// Which of several hosts a new server connects to.
+        /// Which of several hosts a new server connection uses.
         load_balance_hosts: LoadBalanceHosts = "round-robin", "", Reload;
-        /// Run on each new server before its first client; an error in it is only logged.
+        /// The query that runs on each new server connection before its first client. An error in it is only logged.
         connect_query: Optional, "", Reload;
-        /// The client_encoding that servers start with.
+        /// The client_encoding that server connections start with.
         client_encoding: Optional, "", Reload;
-        /// The DateStyle that servers start with.
+        /// The DateStyle that server connections start with.
         datestyle: Optional, "", Reload;
-        /// The TimeZone that servers start with.
+        /// The TimeZone that server connections start with.
         timezone: Optional, "", Reload;
-        /// The application_name that servers start with.
+        /// The application_name that server connections start with.
         application_name: Optional, "", Reload;
     }
 }
@@ -68,26 +68,25 @@ settings! {
     pub struct UserRules in User, rows USER_ROWS;
 
     Pgbouncer {
-        /// In place of the database's pool_size and of default_pool_size.
+        /// Overrides the database's pool_size and default_pool_size.
         pool_size: OptionalCount, "servers", Reload;
-        /// In place of the database's and the process's reserve_pool_size.
+        /// Overrides reserve_pool_size, the database's too.
         reserve_pool_size: OptionalCount, "servers", Reload;
-        /// In place of the database's and the process's pool_mode.
+        /// Overrides pool_mode, the database's too.
         pool_mode: OptionalWord<PoolMode>, "", Reload;
-        /// In place of the process's max_user_connections.
+        /// Overrides max_user_connections.
         max_user_connections: OptionalCount, "servers", Reload;
-        /// In place of the process's max_user_client_connections.
+        /// Overrides max_user_client_connections.
         max_user_client_connections: OptionalCount, "clients", Reload;
-        /// In place of the process's query_timeout; 0 is as if left out.
+        /// Overrides query_timeout. 0 means unset.
         query_timeout: OptionalSeconds, "seconds", Reload;
-        /// In place of the database's and the process's query_wait_timeout; 0 is as if left out. Newer than PgBouncer
-        /// 1.25.
+        /// Overrides query_wait_timeout, the database's too. 0 means unset. Newer than PgBouncer 1.25.
         query_wait_timeout: OptionalSeconds, "seconds", Reload;
-        /// In place of the process's idle_transaction_timeout; 0 is as if left out.
+        /// Overrides idle_transaction_timeout. 0 means unset.
         idle_transaction_timeout: OptionalSeconds, "seconds", Reload;
-        /// In place of the process's transaction_timeout; 0 is as if left out.
+        /// Overrides transaction_timeout. 0 means unset.
         transaction_timeout: OptionalSeconds, "seconds", Reload;
-        /// In place of the process's client_idle_timeout; 0 is as if left out.
+        /// Overrides client_idle_timeout. 0 means unset.
         client_idle_timeout: OptionalSeconds, "seconds", Reload;
     }
 }
@@ -97,11 +96,11 @@ settings! {
     pub(super) struct PeerKeys in Peer, rows PEER_ROWS;
 
     Pgbouncer {
-        /// Where the peer listens: a name, an IP address or the directory of its Unix socket.
+        /// The address of the peer: a name, an IP address or the directory of its Unix socket.
         host: Optional, "", Reload;
-        /// The port it listens on.
+        /// The port of the peer.
         port: Ports = "6432", "", Reload;
-        /// How many requests to cancel may be on their way to it at once, in place of default_pool_size.
+        /// How many cancel requests may be sent to the peer at the same time. Overrides default_pool_size.
         pool_size: OptionalCount, "requests", Reload;
     }
 }

@@ -40,14 +40,16 @@ pub enum LdapTls {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LdapWay {
     /// It is made of the user's name.
-    Simple {
-        /// What precedes the user's name.
-        prefix: String,
-        /// What follows it.
-        suffix: String,
-    },
+    Simple(LdapName),
     /// It is searched for.
     Search(LdapSearch),
+}
+
+/// What the user's name stands between, in the name that the directory is given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LdapName {
+    prefix: String,
+    suffix: String,
 }
 
 /// A search for a user's entry.
@@ -108,16 +110,50 @@ impl LdapOptions {
     }
 }
 
-impl LdapWay {
-    /// The entry's name for a user; `None` where it has to be searched for.
-    pub fn entry_of(&self, user: &str) -> Option<String> {
-        let LdapWay::Simple { prefix, suffix } = self else { return None };
-        // Behind "uid=" stands a part of a name, and there a comma would begin the next. Elsewhere (`DOMAIN\`,
-        // `@example.com`) the user's name is no part of one.
-        let user = if prefix.trim_end().ends_with('=') { dn_escape(user) } else { user.into() };
-        Some(format!("{prefix}{user}{suffix}"))
+impl LdapName {
+    /// The name for a user. In a DN (`uid=`, `cn=app-`) the user's name is a value, or the end of one, and is escaped
+    /// (RFC 4514): a comma would begin another part. Active Directory takes other names, too (`DOMAIN\ann`,
+    /// `ann@example.com`), in which nothing can be escaped, and reads a DN or a service's name where it sees one.
+    ///
+    /// # Errors
+    /// The user's name has a character that could make it a name of another kind, and none can be escaped.
+    pub fn for_user(&self, user: &str) -> Result<String, String> {
+        let LdapName { prefix, suffix } = self;
+        if ends_in_value(prefix) {
+            return Ok(format!("{prefix}{}{suffix}", dn_escape(user)));
+        }
+        // What a user says in whole breaks out of nothing.
+        let whole = prefix.is_empty() && suffix.is_empty();
+        let special =
+            |c: char| c.is_control() || matches!(c, ',' | '+' | '"' | '\\' | '<' | '>' | ';' | '=' | '/' | '#');
+        match user.contains(special) && !whole {
+            true => Err(format!(
+                "{INVALID}: ldapprefix {prefix:?} and ldapsuffix {suffix:?} make no DN, in which it could be escaped"
+            )),
+            false => Ok(format!("{prefix}{user}{suffix}")),
+        }
     }
 }
+
+/// Is what follows this text a value of a DN, or the rest of one: `uid=`, `ou=a,cn=app-`?
+fn ends_in_value(text: &str) -> bool {
+    let (mut value, mut quoted, mut escaped) = (false, false, false);
+    for c in text.chars() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '"' if value => quoted = !quoted,
+            ',' | ';' | '+' if !quoted => value = false,
+            '=' => value = true,
+            _ => {}
+        }
+    }
+    // Behind a lone backslash our own escapes would be none.
+    value && !escaped
+}
+
+/// What the log says of a name that cannot be used.
+const INVALID: &str = "invalid character in user name for LDAP authentication";
 
 impl LdapSearch {
     /// The filter for a user.
@@ -126,7 +162,7 @@ impl LdapSearch {
     /// The name has a character that PostgreSQL and PgBouncer do not let into a filter either.
     pub fn filter_for(&self, user: &str) -> Result<String, String> {
         match user.contains(['*', '(', ')', '\\', '/']) {
-            true => Err("invalid character in user name for LDAP authentication".to_owned()),
+            true => Err(INVALID.to_owned()),
             false => Ok(self.filter.replace(USERNAME, &ldap_escape(user))),
         }
     }
@@ -230,7 +266,7 @@ impl Written {
             }),
             _ if searches => return Err("cannot mix options for simple bind and search+bind modes".to_owned()),
             (prefix, suffix, _) => {
-                LdapWay::Simple { prefix: prefix.unwrap_or_default(), suffix: suffix.unwrap_or_default() }
+                LdapWay::Simple(LdapName { prefix: prefix.unwrap_or_default(), suffix: suffix.unwrap_or_default() })
             }
         };
         if servers.is_empty() {
@@ -304,7 +340,7 @@ mod tests {
     fn search(text: &str) -> LdapSearch {
         match parse(text).way {
             LdapWay::Search(search) => search,
-            LdapWay::Simple { .. } => panic!("{text}: no search"),
+            LdapWay::Simple(_) => panic!("{text}: no search"),
         }
     }
 
@@ -318,12 +354,70 @@ mod tests {
             (["a.example", "b.example"].map(str::to_owned).as_slice(), 389)
         );
         assert_eq!(options.tls, LdapTls::None);
-        assert_eq!(options.way.entry_of("ann").as_deref(), Some("uid=ann,dc=example,dc=net"));
-        let sly = options.way.entry_of("ann,ou=robots").expect("no search");
-        assert_eq!(sly, "uid=ann\\2cou\\3drobots,dc=example,dc=net", "a comma begins no other part");
+        assert_eq!(name(&options, "ann").as_deref(), Ok("uid=ann,dc=example,dc=net"));
         let windows = parse("ldapserver=h ldapprefix=CORP\\ ldaptls=1");
-        assert_eq!(windows.way.entry_of("ann").as_deref(), Some("CORP\\ann"));
+        assert_eq!(name(&windows, "ann").as_deref(), Ok("CORP\\ann"));
         assert_eq!(windows.tls, LdapTls::StartTls);
+    }
+
+    fn name(options: &LdapOptions, user: &str) -> Result<String, String> {
+        match &options.way {
+            LdapWay::Simple(name) => name.for_user(user),
+            LdapWay::Search(_) => panic!("a search"),
+        }
+    }
+
+    fn named(prefix: &str, user: &str, suffix: &str) -> Result<String, String> {
+        LdapName { prefix: prefix.to_owned(), suffix: suffix.to_owned() }.for_user(user)
+    }
+
+    #[test]
+    fn in_a_dn_a_users_name_is_a_value_and_nothing_more() {
+        for (prefix, suffix) in [
+            ("uid=", ",dc=x"),
+            ("UID = ", ",dc=x"),
+            ("cn=app-", ",dc=x"),
+            ("ou=a\\,b,cn=app", " (here),dc=x"),
+            ("ou=a+cn=", ",dc=x"),
+            ("cn=\"a, ", "\",dc=x"),
+            ("uid=", ""),
+        ] {
+            let sly = named(prefix, "ann,ou=robots", suffix);
+            assert_eq!(sly, Ok(format!("{prefix}ann\\2cou\\3drobots{suffix}")), "a comma begins no other part");
+            assert_eq!(named(prefix, "#6a", suffix), Ok(format!("{prefix}\\236a{suffix}")));
+            assert_eq!(
+                named(prefix, " a\"+b\\;<> ", suffix),
+                Ok(format!("{prefix}\\20a\\22\\2bb\\5c\\3b\\3c\\3e\\20{suffix}"))
+            );
+            assert_eq!(named(prefix, "ann@x y\u{e4}", suffix), Ok(format!("{prefix}ann@x y\u{e4}{suffix}")));
+        }
+    }
+
+    #[test]
+    fn elsewhere_a_users_name_has_no_special_character() {
+        for (prefix, suffix) in [
+            ("CORP\\", ""),
+            ("", "@example.com"),
+            ("", ",dc=x"),
+            ("dc=x,", ""),
+            ("dc=x;", ""),
+            ("dc=x+", ""),
+            // Our escapes would be none behind it.
+            ("cn=CORP\\", ",dc=x"),
+            ("cn\\=", ",dc=x"),
+        ] {
+            assert_eq!(named(prefix, "ann.b-c", suffix), Ok(format!("{prefix}ann.b-c{suffix}")));
+            for sly in
+                ["cn=ann,dc=y", "a,b", "a=b", "a\\b", "a+b", "\"a\"", "#6a", "a;b", "<a>", "HOST/a", "a\0", "a\nb"]
+            {
+                let why = named(prefix, sly, suffix).expect_err(sly);
+                assert!(why.starts_with("invalid character in user name for LDAP authentication: ldapprefix"), "{why}");
+            }
+        }
+        // There is nothing around it to break out of.
+        for user in ["ann@example.com", "CORP\\ann", "cn=ann,dc=x"] {
+            assert_eq!(named("", user, ""), Ok(user.to_owned()));
+        }
     }
 
     #[test]
@@ -393,6 +487,29 @@ mod tests {
             text in "((ldap(url|server|prefix|basedn|port|tls)|x)=?[a-c\"=,%:/?\\[\\] \\PC]{0,20}[ ,]?){0,4}",
         ) {
             let _ = LdapOptions::parse(&text);
+        }
+
+        #[test]
+        fn no_name_changes_the_shape_of_a_dn(
+            prefix in "(uid|cn=svc|ou=a,cn)=?[a-z\\\\ ]{0,3}",
+            user in "[a,=+;#\"\\\\ ]{1,8}",
+        ) {
+            // Each part of a DN has one "=" that is not escaped, and parts are joined by separators that are not.
+            let shape = |text: &str| {
+                let (mut shape, mut escaped) = (String::new(), false);
+                for c in text.chars() {
+                    match c {
+                        _ if escaped => escaped = false,
+                        '\\' => escaped = true,
+                        ',' | ';' | '+' | '=' | '"' => shape.push(c),
+                        _ => {}
+                    }
+                }
+                shape
+            };
+            if let Ok(entry) = named(&prefix, &user, ",dc=x") {
+                prop_assert_eq!(shape(&entry), shape(&format!("{prefix}ann,dc=x")));
+            }
         }
 
         #[test]

@@ -18,7 +18,7 @@ pub fn markdown() -> String {
     let (theirs, ours): (Vec<_>, Vec<_>) = table().into_iter().partition(|row| row.origin == Origin::Pgbouncer);
     let mut page = String::from(MARKDOWN_HEAD);
     section(&mut page, "[pgbouncer]: the whole process", &theirs);
-    section(&mut page, "[pgbouncer]: pgweir's own", &ours);
+    section(&mut page, "[pgbouncer]: settings that only pgweir has", &ours);
     section(&mut page, "[databases]: one database", &DATABASE_ROWS.iter().collect::<Vec<_>>());
     section(&mut page, "[users]: one user", &USER_ROWS.iter().collect::<Vec<_>>());
     section(&mut page, "[peers]: one peer", &PEER_ROWS.iter().collect::<Vec<_>>());
@@ -98,61 +98,74 @@ fn section(page: &mut String, title: &str, rows: &[&'static SettingInfo]) {
     }
 }
 
-/// The page's opening, up to the first table.
+/// The start of the page, up to the first table.
 const MARKDOWN_HEAD: &str = "\
 # Settings
 
-This page is made from the tables in `src/config/settings.rs` and `src/config/keys.rs` by
-`UPDATE_GOLDEN=1 cargo test --lib config::reference`; edit those.
+This page is generated from the tables in `src/config/settings.rs` and `src/config/keys.rs`. Edit the tables, then run
+`UPDATE_GOLDEN=1 cargo test --lib config::reference`.
 
-Settings come from a file, from the environment and from the command line, the later overriding the earlier:
+Settings come from three sources. A later source in this list overrides an earlier one:
 
-- `pgbouncer.ini`, as it stands for PgBouncer;
-- a file whose name ends in `.toml`, with the same names: `[pgweir]` for the settings of the whole process,
-  `[databases.NAME]`, `[users.NAME]` and `[peers.N]` for the rest (or a connection string for an entry);
-- the environment: `PGWEIR_` and the name in capitals, such as `PGWEIR_MAX_CLIENT_CONN`, for every setting of the first
-  two tables. The variables of PgBouncer's images, `DATABASE_URL` among them, stand in for a file;
-  [environment.md](environment.md) has them all.
+1. The configuration file. It is one of two kinds:
+   - a `pgbouncer.ini`, as for PgBouncer;
+   - a file whose name ends in `.toml`, with the same names: `[pgweir]` for the settings of the whole process,
+     `[databases.NAME]`, `[users.NAME]` and `[peers.N]` for the rest. An entry may also be a connection string.
+2. The environment: `PGWEIR_` and the name in capitals, such as `PGWEIR_MAX_CLIENT_CONN`, for every setting of the first
+   two tables below.
+3. The command line. One exception: `verbose` in the configuration overrides `-v`.
 
-A file with any problem is refused as a whole, and all its problems are listed, each with its line. Numbers are whole
-and may be octal (`0777`) or hexadecimal (`0x1f`), but are decimal in `[databases]`, `[users]` and `[peers]`; times are
-in decimal seconds without a suffix; switches are 0 or 1; words may be in capitals. Relative paths start at the working
-directory.
+The variables of PgBouncer's images, among them `DATABASE_URL`, can replace the file.
+[environment.md](environment.md) lists them all.
 
-What PgBouncer reads otherwise: it lets numbers out of range wrap and takes `3x` for 3 in `[databases]`; it goes on
-without an `auth_file` it cannot read, and with the lines above a broken one; it does not read names in double quotes,
-though its manual tells of them; it uses the first of several ports for all hosts. Each of these is a problem here, or
-does what was meant.
+If a file has a problem, the whole file is rejected. All problems are listed, each with its line.
+
+- Numbers are whole numbers. They may be octal (`0777`) or hexadecimal (`0x1f`), but in `[databases]`, `[users]` and
+  `[peers]` they are always decimal.
+- Times are in seconds, in decimal notation and without a suffix.
+- Switches are 0 or 1.
+- Keywords may be in capitals.
+- Relative paths start at the working directory.
+
+PgBouncer reads some values in another way:
+
+- Numbers out of range wrap around, and in `[databases]` `3x` means 3.
+- A RELOAD goes on without an `auth_file` that cannot be read.
+- A broken line in `auth_file` does not affect the users above it.
+- Names in double quotes are not read, although PgBouncer's manual describes them.
+- If a list of hosts has several ports, the first port is used for all hosts.
+
+pgweir either reports such a value as a problem, or does what the value means.
 ";
 
 const INI_HEAD: &str = "\
 ; A sample pgbouncer.ini for pgweir; docs/settings.md explains every setting.
-; Lines that start with ; are comments and show the defaults.
+; Lines that start with ; are comments. They show the defaults.
 
 [databases]
-; name = connection string. The name is what clients ask for; * is any name without a line of its own.
+; name = connection string. Clients connect to the name. * matches every name that has no line here.
 ;app = host=127.0.0.1 port=5432 dbname=app pool_size=25
 * = host=127.0.0.1 port=5432
 
 [users]
-; name = limits of one user
+; name = limits and timeouts of one user
 ;batch = pool_mode=session max_user_connections=5
 
 [peers]
-; number = host and port of another process that shares our port
+; number = host and port of another pgweir or PgBouncer process behind the same address
 
 [pgbouncer]
 ";
 
 const TOML_HEAD: &str = "\
 # A sample pgweir.toml; docs/settings.md explains every setting.
-# Lines that start with # are comments and show the defaults.
+# Lines that start with # are comments. They show the defaults.
 
 [pgweir]
 ";
 
 const TOML_TAIL: &str = "
-# The name is what clients ask for; \"*\" is any name without an entry of its own.
+# Clients connect to the name. \"*\" matches every name that has no entry here.
 [databases.\"*\"]
 host = \"127.0.0.1\"
 port = 5432
@@ -169,11 +182,12 @@ port = 5432
 
 /// The sample `config/userlist.txt`: how to write each kind of secret.
 pub const SAMPLE_USERLIST: &str = "\
-; One user per line: \"name\" \"secret\". A quote inside is written twice. Keep this file readable by pgweir alone.
+; One user per line: \"name\" \"secret\". Write a double quote inside a name or secret twice.
+; Only pgweir should be able to read this file.
 ;
-; A secret is a password, md5 and 32 hexadecimal digits, or a SCRAM secret; take the latter two from the server:
+; A secret is a password, \"md5\" and 32 hexadecimal digits, or a SCRAM secret. Copy the last two from the server:
 ;   SELECT rolname, rolpassword FROM pg_authid WHERE rolcanlogin;
-; A SCRAM secret lets pgweir log in to that server as the user without knowing the password.
+; With the server's own SCRAM secret, pgweir can log in to that server as the user without the password.
 ;
 ;\"app\" \"a password in clear text\"
 ;\"old\" \"md5d57ab5a7b5b7f2c6a3b1e0e4a0d2c1f0\"

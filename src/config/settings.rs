@@ -21,41 +21,43 @@ settings! {
     pub struct Settings in Process, rows ROWS;
 
     Pgbouncer {
-        /// Users who may run every console command.
+        /// Users who may run every command on the console.
         admin_users: Words = "", "users", Reload;
-        /// Adds the client's host and port to the application_name it gives when it logs in.
+        /// Adds the client's host and port to the application_name that the client sends at login.
         application_name_add_host: Flag = "0", "", Reload;
-        /// The entry of `[databases]` in which auth_query runs; unset, it runs in the database the client asked for.
+        /// The entry of `[databases]` in which auth_query runs. If unset, auth_query runs in the database that the
+        /// client asked for.
         auth_dbname: DatabaseName, "", Reload;
-        /// The list of users and their secrets, read again at RELOAD.
+        /// The file with the users and their secrets. RELOAD reads it again.
         auth_file: FilePath, "", Reload;
-        /// The records that auth_type hba follows.
+        /// The file with the HBA records for auth_type hba.
         auth_hba_file: FilePath = "", "", Reload;
-        /// The maps from certificate or system names to database users.
+        /// The file with the user name maps: from names of certificates or system users to database users.
         auth_ident_file: FilePath, "", Reload;
-        /// How auth_type ldap reaches its directory.
+        /// How auth_type ldap connects to the LDAP server.
         auth_ldap_options: Hidden, "", Reload;
-        /// Finds the secret of a user who is not in auth_file, where auth_user is set. $1 is the user's name.
+        /// The query that finds the secret of a user who is not in auth_file. It needs auth_user. $1 is the user's
+        /// name.
         auth_query: Text = "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END \
                             FROM pg_authid WHERE rolname=$1 AND rolcanlogin", "", Reload;
-        /// How clients show who they are; pam asks its service pgbouncer.
+        /// How clients authenticate. pam uses the PAM service pgbouncer.
         auth_type: AuthType = "md5", "", Reload;
         /// The user who runs auth_query.
         auth_user: Optional, "", Reload;
-        /// Databases made from the * entry are forgotten after this long without a connection.
+        /// A database made from the * entry is removed after this long without a connection.
         autodb_idle_timeout: Seconds = "3600", "seconds", Reload;
-        /// A request to cancel that could not be passed on for this long is dropped. A server that a client has left in
-        /// the middle is closed where PostgreSQL has not ended its query for this long. 0 is no limit.
+        /// A cancel request that cannot be forwarded for this long is dropped. A server whose client has left in the
+        /// middle is closed if PostgreSQL does not end the query within this time. 0 means no limit.
         cancel_wait_timeout: Seconds = "10", "seconds", Reload;
-        /// Clients that do nothing outside a transaction for this long are disconnected; 0 is never.
+        /// A client that is idle outside a transaction for this long is disconnected. 0 disables this.
         client_idle_timeout: Seconds = "0", "seconds", Reload;
         /// How long a client may take to log in.
         client_login_timeout: Seconds = "60", "seconds", Reload;
         /// TLS 1.3 cipher suites for clients.
         client_tls13_ciphers: Optional, "", Reload;
-        /// The authorities that client certificates must come from.
+        /// The certificate authorities that client certificates are checked against.
         client_tls_ca_file: FilePath = "", "", Reload;
-        /// The certificate shown to clients.
+        /// The certificate for connections from clients.
         client_tls_cert_file: FilePath = "", "", Reload;
         /// Ciphers for clients up to TLS 1.2, in OpenSSL's notation.
         client_tls_ciphers: Text = "default", "", Reload;
@@ -69,114 +71,123 @@ settings! {
         client_tls_protocols: Text = "secure", "", Reload;
         /// Whether clients may or must use TLS.
         client_tls_sslmode: SslMode = "disable", "", Reload;
-        /// The configuration file the next RELOAD reads.
+        /// The configuration file that the next RELOAD reads.
         conffile: FilePath, "", Reload;
-        /// Servers per pair of database and user; 0 is no limit.
+        /// Server connections per pair of database and user. 0 means no limit.
         default_pool_size: Count = "20", "servers", Reload;
-        /// Refuses the simple Query message, which can carry several statements.
+        /// Rejects the simple Query message, which can contain several statements.
         disable_pqexec: Flag = "0", "", Restart;
-        /// How long the addresses of a host in `[databases]` are remembered, whatever its DNS records say.
+        /// How long the addresses of a host in `[databases]` are cached, whatever TTL its DNS records have.
         dns_max_ttl: Seconds = "15", "seconds", Reload;
-        /// How long it is remembered that such a host has no address, or that nobody told.
+        /// How long a failed look-up of such a host is cached: the host has no address, or the name server gave no
+        /// answer.
         dns_nxdomain_ttl: Seconds = "15", "seconds", Reload;
-        /// How often the DNS zones of hosts are asked for their serial number; where it changed, their hosts are looked
-        /// up again. 0 is never.
+        /// How often the serial numbers of the hosts' DNS zones are checked. If a serial number has changed, the hosts
+        /// in that zone are looked up again. 0 disables this.
         dns_zone_check_period: Seconds = "0", "seconds", Reload;
-        /// A client idle inside a transaction for this long is disconnected, its server closed; 0 is never.
+        /// A client that is idle inside a transaction for this long is disconnected, and its server connection is
+        /// closed. 0 disables this.
         idle_transaction_timeout: Seconds = "0", "seconds", Reload;
-        /// Startup parameters to accept from clients and drop. With options in the list, unknown parameters inside it
-        /// are dropped too.
+        /// Startup parameters that are accepted from clients and ignored. If options is in the list, unknown parameters
+        /// inside options are ignored too.
         ignore_startup_parameters: Words = "", "parameters", Reload;
-        /// The name of this process among others: where it is not the default, and log_format is json, each line has it
-        /// as the member job. PgBouncer uses it on Windows only, as the name of the service.
+        /// The name of this process. If it is not the default and log_format is json, each log line has it as the
+        /// member job. PgBouncer uses job_name on Windows only, as the name of the service.
         job_name: Text = "pgbouncer", "", Restart;
-        /// Addresses to listen on: names, IP addresses or * for all. Empty for Unix sockets only.
+        /// Addresses to listen on: names, IP addresses, or * for all. Empty means Unix sockets only.
         listen_addr: Commas = "", "addresses", Restart;
-        /// How many connections the kernel may keep waiting to be accepted.
+        /// How many connections the kernel queues until they are accepted.
         listen_backlog: Count = "128", "connections", Restart;
-        /// The TCP port, also the number in the Unix socket's name.
+        /// The TCP port. It is also the number in the Unix socket's name.
         listen_port: Port = "6432", "", Restart;
         /// Logs each login.
         log_connections: Flag = "1", "", Reload;
         /// Logs each disconnection and its reason.
         log_disconnections: Flag = "1", "", Reload;
-        /// Logs the errors sent to clients that do not come from a server.
+        /// Logs the errors that clients get from the pooler, not from a server.
         log_pooler_errors: Flag = "1", "", Reload;
         /// Logs a line of statistics every stats_period.
         log_stats: Flag = "1", "", Reload;
-        /// The log file, opened again at RELOAD; the log also goes to standard error.
+        /// The log file. RELOAD opens it again. The log also goes to standard error.
         logfile: FilePath = "", "", Reload;
-        /// Told to each client as a NOTICE when it has logged in; nothing at all is no notice. Newer than PgBouncer
-        /// 1.25.
+        /// A NOTICE that each client gets when it has logged in. Empty means no NOTICE. Newer than PgBouncer 1.25.
         login_notify_message: Optional = "", "", Reload;
-        /// Clients that may be connected at once, the console's apart.
+        /// Client connections at the same time. Console connections do not count.
         max_client_conn: Count = "100", "clients", Reload;
-        /// Clients per database; 0 is no limit.
+        /// Client connections per database. 0 means no limit.
         max_db_client_connections: Count = "0", "clients", Reload;
-        /// Servers per database, whoever the users are; 0 is no limit.
+        /// Server connections per database, for all users together. 0 means no limit.
         max_db_connections: Count = "0", "servers", Reload;
-        /// The longest message let through.
+        /// The longest PostgreSQL message that may pass through.
         max_packet_size: Bytes = "2147483647", "bytes", Reload;
-        /// Prepared statements kept per server so that they work in transaction and statement mode; 0 turns that off.
+        /// Prepared statements kept per server connection, so that they work in transaction and statement mode. 0
+        /// disables this.
         max_prepared_statements: Count = "200", "statements", Reload;
-        /// Clients per user, whatever the database; 0 is no limit.
+        /// Client connections per user, for all databases together. 0 means no limit.
         max_user_client_connections: Count = "0", "clients", Reload;
-        /// Servers per user, whatever the database; 0 is no limit.
+        /// Server connections per user, for all databases together. 0 means no limit.
         max_user_connections: Count = "0", "servers", Reload;
-        /// Servers kept open per pool while it has clients or its database names a user.
+        /// Server connections that are kept open per pool while the pool has clients or its database entry names a
+        /// user.
         min_pool_size: Count = "0", "servers", Reload;
-        /// This process's own number among its peers; 0 for none.
+        /// The number of this process among its peers. 0 means none.
         peer_id: PeerId = "0", "", Reload;
-        /// Where the process writes its number; needed for -d.
+        /// The file that holds the process ID. -d needs it.
         pidfile: FilePath = "", "", Restart;
-        /// The size of a connection's buffer. Buffers are lent while there are bytes, and the small ones have 16 KiB; a
-        /// larger pkt_buf makes them larger, up to 1 MiB, and a smaller one changes nothing.
+        /// The size of a connection's buffer. A connection has a buffer only while it holds bytes. The small buffers
+        /// have 16 KiB. A larger pkt_buf makes them larger, up to 1 MiB. A smaller one has no effect.
         pkt_buf: Whole<1, 2_147_483_647> = "4096", "bytes", Restart;
-        /// A pool without clients and servers is forgotten after this long; 0 is never. Newer than PgBouncer 1.25.
+        /// A pool without client and server connections is removed after this long. 0 disables this. Newer than
+        /// PgBouncer 1.25.
         pool_idle_timeout: Seconds = "0", "seconds", Reload;
-        /// When a server goes back to its pool.
+        /// When a server connection goes back to its pool: at the end of the session, the transaction or the statement.
         pool_mode: PoolMode = "session", "", Reload;
-        /// A query that runs for this long costs its client the connection; 0 is never.
+        /// A client whose query runs for this long is disconnected. 0 disables this.
         query_timeout: Seconds = "0", "seconds", Reload;
-        /// A client queued for this long is told so with a NOTICE; 0 is never.
+        /// A client that waits for a server connection for this long gets a NOTICE. 0 disables this.
         query_wait_notify: WholeSeconds<0> = "5", "seconds", Reload;
-        /// A client queued for this long is disconnected; 0 is never.
+        /// A client that waits for a server connection for this long is disconnected. 0 disables this.
         query_wait_timeout: Seconds = "120", "seconds", Reload;
-        /// Servers a pool may open beyond its size when a client has waited for reserve_pool_timeout; 0 is none.
+        /// Server connections that a pool may open beyond its size when a client has waited for reserve_pool_timeout. 0
+        /// disables this.
         reserve_pool_size: Count = "0", "servers", Reload;
-        /// How long a client waits before the reserve is used.
+        /// How long a client waits before the pool uses the reserve.
         reserve_pool_timeout: Seconds = "5", "seconds", Reload;
-        /// A file in place of /etc/resolv.conf. Its name servers may have a port, as in 127.0.0.1:5353.
+        /// A file to read instead of /etc/resolv.conf. Its name servers may have a port, as in 127.0.0.1:5353.
         resolv_conf: FilePath = "", "", Restart;
-        /// Full buffers read from one connection before others get their turn; 0 is no limit.
+        /// How many full buffers are read from one connection before the other connections are served. 0 means no
+        /// limit.
         sbuf_loopcnt: Count = "5", "buffers", Reload;
-        /// Iterations of the SCRAM secrets made from plain ones.
-        scram_iterations: Whole<1, 2_147_483_647> = "4096", "iterations", Reload;
-        /// A server idle for longer than this is tried with server_check_query before it is used.
+        /// Iterations of the SCRAM secrets that are made from plain passwords.
+        scram_iterations: Whole<1, 1_000_000> = "4096", "iterations", Reload;
+        /// A server connection that was idle for longer than this is checked with server_check_query before it is used.
         server_check_delay: Seconds = "30", "seconds", Reload;
-        /// The query that tries an idle server: `<empty>` is the empty query, and nothing at all is no check.
+        /// The query that checks an idle server connection. `<empty>` is the empty query. No value at all means no
+        /// check.
         server_check_query: CheckQuery = "<empty>", "", Reload;
         /// How long connecting to a server and logging in may take.
         server_connect_timeout: Seconds = "15", "seconds", Reload;
-        /// In session mode, a server that is due to close closes at the end of its transaction, not of its session.
+        /// In session mode, a server connection that is due to close closes at the end of the transaction, not of the
+        /// session.
         server_fast_close: Flag = "0", "", Reload;
-        /// A server idle for this long is closed; 0 is never.
+        /// A server connection that is idle for this long is closed. 0 disables this.
         server_idle_timeout: Seconds = "600", "seconds", Reload;
-        /// A server connected for this long is closed when it is next idle; 0 is after one use.
+        /// A server connection that has existed for this long is closed when it is next idle. 0 closes it after one
+        /// use.
         server_lifetime: Seconds = "3600", "seconds", Reload;
-        /// After a failed connection, how long before the next try; meanwhile clients get the same error.
+        /// How long to wait after a failed connection before the next attempt. Meanwhile clients get the same error.
         server_login_retry: Seconds = "15", "seconds", Reload;
-        /// Run before a server goes to another client in session mode; nothing at all is no query.
+        /// The query that runs before a server connection goes to another client in session mode. Empty means no query.
         server_reset_query: Optional = "DISCARD ALL", "", Reload;
         /// Runs server_reset_query in every pool_mode.
         server_reset_query_always: Flag = "0", "", Reload;
-        /// Uses a pool's servers in turn, not the most recently used first.
+        /// Uses the server connections of a pool in turn, not the most recently used one first.
         server_round_robin: Flag = "0", "", Reload;
         /// TLS 1.3 cipher suites for servers.
         server_tls13_ciphers: Optional, "", Reload;
-        /// The authorities that server certificates must come from.
+        /// The certificate authorities that server certificates are checked against.
         server_tls_ca_file: FilePath = "", "", Reload;
-        /// The certificate shown to servers.
+        /// The client certificate for connections to servers.
         server_tls_cert_file: FilePath = "", "", Reload;
         /// Ciphers for servers up to TLS 1.2, in OpenSSL's notation.
         server_tls_ciphers: Text = "default", "", Reload;
@@ -186,81 +197,85 @@ settings! {
         server_tls_protocols: Text = "secure", "", Reload;
         /// Whether servers may or must use TLS.
         server_tls_sslmode: SslMode = "prefer", "", Reload;
-        /// Lets several processes listen on one port.
+        /// Lets several processes listen on the same port.
         so_reuseport: Flag = "0", "", Restart;
-        /// The period of the averages and of the log's statistics.
+        /// The period of the averages and of the statistics in the log.
         stats_period: WholeSeconds<1> = "60", "seconds", Reload;
-        /// Users who may look at the console but change nothing.
+        /// Users who may read on the console but change nothing.
         stats_users: Words = "", "users", Reload;
         /// How long SUSPEND waits for buffers to empty before it closes connections.
         suspend_timeout: Seconds = "10", "seconds", Reload;
         /// Sends the log to syslog.
         syslog: Flag = "0", "", Reload;
-        /// The facility under which syslog files the log: auth, authpriv, daemon, user, or local0 to local7. Any other
-        /// word counts as daemon.
+        /// The syslog facility: auth, authpriv, daemon, user, or local0 to local7. Any other word means daemon.
         syslog_facility: Text = "daemon", "", Reload;
-        /// The name under which the log goes to syslog.
+        /// The program name in syslog.
         syslog_ident: Text = "pgbouncer", "", Reload;
-        /// Lets the kernel accept a connection only when its first bytes are there.
+        /// The kernel accepts a connection only when its first bytes have arrived.
         tcp_defer_accept: Flag = "1", "", Reload;
-        /// Probes connections that are silent.
+        /// Probes idle connections (TCP keepalive).
         tcp_keepalive: Flag = "1", "", Reload;
-        /// Probes without an answer until a connection is given up; 0 is the system's value.
+        /// Unanswered probes after which a connection is closed. 0 means the system's value.
         tcp_keepcnt: Count = "0", "probes", Reload;
-        /// Silence before the first probe; 0 is the system's value.
+        /// How long a connection is idle before the first probe. 0 means the system's value.
         tcp_keepidle: WholeSeconds<0> = "0", "seconds", Reload;
-        /// Time between probes; 0 is the system's value.
+        /// The time between probes. 0 means the system's value.
         tcp_keepintvl: WholeSeconds<0> = "0", "seconds", Reload;
-        /// The kernel's buffer per socket and direction; 0 is the system's value.
+        /// The kernel's buffer per socket and direction. 0 means the system's value.
         tcp_socket_buffer: Count = "0", "bytes", Reload;
-        /// How long sent bytes may go unacknowledged; 0 is the system's value.
+        /// How long sent bytes may stay unacknowledged. 0 means the system's value.
         tcp_user_timeout: Milliseconds = "0", "milliseconds", Reload;
-        /// Parameters, beyond the usual five, that follow a client from server to server; the server must report them.
+        /// Parameters that follow a client from server to server, in addition to the usual five. The server must report
+        /// them.
         track_extra_parameters: Commas = "IntervalStyle", "parameters", Restart;
-        /// A transaction open for this long costs its client the connection; 0 is never.
+        /// A client whose transaction is open for this long is disconnected. 0 disables this.
         transaction_timeout: Seconds = "0", "seconds", Reload;
-        /// The directory of the Unix socket; @ in front makes it an abstract one, and nothing at all is no socket.
+        /// The directory of the Unix socket. A value that starts with @ makes the socket abstract. Empty means no Unix
+        /// socket.
         unix_socket_dir: Optional = "/tmp", "", Restart;
         /// The group of the Unix socket.
         unix_socket_group: Optional = "", "", Restart;
         /// The permissions of the Unix socket.
         unix_socket_mode: FileMode = "0777", "", Restart;
-        /// The system user to become after the start.
+        /// The system user that the process becomes after the start.
         user: Optional, "", Restart;
-        /// How much is logged beyond the usual, 0 to 3; as many as -v on the command line.
+        /// How much is logged beyond the usual, 0 to 3. It is the same number as that of -v options on the command
+        /// line.
         verbose: Count, "", Reload;
     }
 
     Pgweir {
-        /// What a client sent before it left is carried out. This is how long its server may take for that, from when
-        /// the client has said that it leaves, or is found to be gone; then the query is cancelled. A client that only
-        /// sends no more, and still reads, gets all its answers. 0 ends at once what runs, and drops what does not run
-        /// yet, as PgBouncer does.
+        /// How long a server may work on the requests of a client that has left, or whose connection is broken. Then the
+        /// query is cancelled. A client that has only shut down its sending side gets all its answers. 0 ends running
+        /// queries at once and drops requests that have not started, as PgBouncer does.
         abandoned_query_timeout: Seconds = "1", "seconds", Reload;
-        /// How long a secret that auth_query found is used for further logins; 0 asks at each login, as PgBouncer does,
-        /// so that a changed password counts at once. A login that fails makes the next one ask.
+        /// How long a secret that auth_query found is used for further logins. 0 runs auth_query at each login, as
+        /// PgBouncer does, so that a changed password takes effect at once. After a failed login, the next login runs
+        /// auth_query.
         auth_query_lifetime: Seconds = "0", "seconds", Reload;
-        /// Cancels what PostgreSQL still does for a client that has left or was sent away, rolls its transaction back,
-        /// and keeps the server, which counts against every limit meanwhile. 0 closes the server at once, as PgBouncer
-        /// does: PostgreSQL may go on with the query for as long as it takes, next to the servers opened since.
+        /// Cancels the query of a client that has left or was disconnected, rolls its transaction back and keeps the
+        /// server. The server counts against every limit until PostgreSQL has answered. 0 closes the server at once, as
+        /// PgBouncer does: PostgreSQL may continue the query beside the servers that are opened next.
         cancel_abandoned_queries: Flag = "1", "", Reload;
-        /// Gives clients SQLSTATE 08P01 for every error that is not a server's, as PgBouncer does, for programs that
-        /// match on it. 0 gives each error its own: 28P01 for a wrong password, 53300 for a limit, 57P03 for not now.
+        /// Sends SQLSTATE 08P01 with every error that does not come from a server, as PgBouncer does, for programs that
+        /// match on it. 0 sends the SQLSTATE of the cause: for example 28P01 for a wrong password, 53300 for a limit,
+        /// 57P03 if no connection is possible now.
         legacy_sqlstate: Flag = "0", "", Reload;
-        /// What a line of the log looks like: PgBouncer's lines, or one JSON object each.
+        /// The format of the log: PgBouncer's lines, or one JSON object per line.
         log_format: LogFormat = "pgbouncer", "", Restart;
-        /// Logins that one address may try at once before login_rate_limit holds it back.
+        /// Logins that one address may try at once before login_rate_limit applies.
         login_rate_burst: Count = "20", "logins", Reload;
-        /// Logins per second that one address may try, an IPv6 network of 64 bits counting as one; 0 is no limit. The
-        /// console and Unix sockets are exempt. Mind clients that share an address, behind NAT or another proxy.
+        /// Logins per second that one address may try. An IPv6 network of 64 bits counts as one address. 0 means no
+        /// limit. Logins to the console count, too. Unix sockets are exempt. Note that clients behind NAT or another proxy share an
+        /// address.
         login_rate_limit: Count = "0", "logins/s", Reload;
-        /// How TLS with servers begins: postgres asks first, direct does not, which servers take from PostgreSQL 17 on
-        /// and which server_tls_sslmode must demand.
+        /// How TLS with servers begins. postgres asks the server first. direct starts TLS at once: this needs
+        /// PostgreSQL 17 or later, and a server_tls_sslmode of require, verify-ca or verify-full.
         server_tls_sslnegotiation: SslNegotiation = "postgres", "", Reload;
-        /// Shows the counts of logins in SHOW STATS, STATS_TOTALS and STATS_AVERAGES, as PgBouncer's next version does.
-        /// 0 leaves them out for readers that know the columns of 1.25 by their number, such as pgbouncer_fdw.
+        /// Shows the login counts in SHOW STATS, STATS_TOTALS and STATS_AVERAGES, as PgBouncer's next version does. 0
+        /// leaves them out, for programs that know the columns of 1.25 by number, such as pgbouncer_fdw.
         stats_login_counts: Flag = "1", "", Reload;
-        /// Threads that carry connections; 0 is one per core.
+        /// Threads that serve connections. 0 means one per core.
         worker_threads: Count = "0", "threads", Restart;
     }
 }

@@ -23,7 +23,7 @@ pub const LENT_MAX: usize = 1024 * 1024;
 /// Returned buffers kept per thread and size.
 const KEPT_MAX: usize = 16;
 
-/// An outbox emptied keeps its memory up to this many bytes.
+/// An outbox keeps this many bytes of memory, whatever is pending.
 const OUTBOX_KEPT_LEN: usize = SMALL_LEN;
 
 /// Returned buffers of one size.
@@ -109,6 +109,8 @@ pub struct Inbox {
     end: usize,
     /// The last read filled all the room there was: lend the large size next time.
     ran_full: bool,
+    /// The buffer is larger than any that is lent: it was made for a long message.
+    grown: bool,
 }
 
 impl Inbox {
@@ -205,6 +207,7 @@ impl Inbox {
     /// Drops all bytes and gives the buffer back.
     pub fn clear(&mut self) {
         (self.start, self.passed, self.end) = (0, 0, 0);
+        self.grown = false;
         if let Some(buf) = self.buf.take() {
             give_back(buf);
         }
@@ -212,9 +215,13 @@ impl Inbox {
 
     /// Room to read into, at least one byte: lends a buffer, moves the bytes to its front, or grows it. A message that
     /// must be held whole makes it grow by doubling, only as its bytes really arrive; the caller bounds such messages.
+    /// Once such a message has gone, what came behind it moves to a buffer of the large size.
     pub fn room(&mut self) -> &mut [u8] {
         if self.buf.is_none() {
             self.buf = Some(lend(if self.ran_full { Size::Large } else { Size::Small }));
+        }
+        if self.grown {
+            self.shrink();
         }
         let len = self.buf.as_ref().map_or(0, |buf| buf.len());
         if self.end == len {
@@ -237,12 +244,31 @@ impl Inbox {
         self.start = 0;
     }
 
+    /// Moves what is left to a buffer of the large size, where it fills less than half of one, and lets go of the buffer
+    /// that was made for a long message. To need another such buffer takes more bytes than are copied here.
+    #[cold]
+    fn shrink(&mut self) {
+        if self.end - self.start >= LARGE_LEN / 2 {
+            return;
+        }
+        let Some(mut old) = self.buf.take() else { return };
+        let mut large = lend(Size::Large);
+        let (left, start) = (self.start..self.end, self.start);
+        large[..left.len()].copy_from_slice(&old[left.clone()]);
+        // It may be the beginning of a long password.
+        old[left].zeroize();
+        (self.start, self.passed, self.end) = (0, self.passed - start, self.end - start);
+        self.buf = Some(large);
+        self.grown = false;
+    }
+
     fn grow(&mut self) {
         let Some(mut old) = self.buf.take() else { return };
         let mut grown = lend(Size::Large);
         if grown.len() <= old.len() {
             give_back(grown);
             grown = vec![0; old.len() * 2].into_boxed_slice();
+            self.grown = true;
         }
         grown[..self.end].copy_from_slice(&old[..self.end]);
         // It may be the beginning of a long password.
@@ -265,6 +291,9 @@ impl Inbox {
 }
 
 /// Bytes of our own making on their way to a socket: rewritten messages, invented replies.
+///
+/// Whoever appends sees to it that it stays short: nothing more is read for a receiver that does not take what is
+/// pending here.
 #[derive(Debug, Default)]
 pub struct Outbox {
     bytes: Vec<u8>,
@@ -306,16 +335,22 @@ impl Outbox {
         }
     }
 
-    /// `len` bytes of what was pending have been sent. At the end the memory goes, or is kept if it is little.
+    /// `len` bytes of what was pending have been sent. Their memory goes with them, half of it at a time: what is kept
+    /// is at most twice what is pending, or a little, and each byte is moved at most once for one that has been sent.
     pub fn sent(&mut self, len: usize) {
         self.sent += len;
-        if self.sent == self.bytes.len() {
+        let pending = self.bytes.len() - self.sent;
+        if pending == 0 {
             self.sent = 0;
             if self.bytes.capacity() <= OUTBOX_KEPT_LEN {
                 self.bytes.clear();
             } else {
                 self.bytes = Vec::new();
             }
+        } else if self.sent >= pending && self.sent >= OUTBOX_KEPT_LEN {
+            self.bytes.drain(..self.sent);
+            self.bytes.shrink_to(OUTBOX_KEPT_LEN);
+            self.sent = 0;
         }
     }
 
@@ -359,6 +394,63 @@ mod tests {
         inbox.sent(3);
 
         assert!(inbox.buf.is_none() && inbox.is_empty());
+    }
+
+    #[test]
+    fn a_long_message_leaves_no_long_buffer_though_more_comes_behind_it() {
+        let mut inbox = Inbox::default();
+        inbox.put(&vec![1; 9 * 1024 * 1024]);
+        inbox.put(b"the next message");
+
+        inbox.pass(9 * 1024 * 1024);
+        inbox.sent(9 * 1024 * 1024 - 3);
+        assert!(inbox.room().len() <= LARGE_LEN);
+
+        assert_eq!((inbox.run(), inbox.fresh()), (&[1; 3][..], &b"the next message"[..]));
+        assert_eq!(inbox.buf.as_ref().unwrap().len(), LARGE_LEN);
+    }
+
+    #[test]
+    fn an_outbox_keeps_at_most_twice_what_is_pending_and_moves_no_byte_twice() {
+        let mut outbox = Outbox::default();
+        let whole = 8 * 1024 * 1024;
+        outbox.bytes().extend((0..whole).map(|at| (at / 1000) as u8));
+
+        let (mut sent, mut moved) = (0, 0);
+        while !outbox.is_empty() {
+            let start = outbox.pending().as_ptr();
+            assert_eq!(outbox.pending()[0], (sent / 1000) as u8);
+            let len = outbox.pending().len().min(7000);
+            outbox.sent(len);
+            sent += len;
+            if !outbox.is_empty() && outbox.pending().as_ptr() != start.wrapping_add(len) {
+                moved += outbox.pending().len();
+            }
+            let most = OUTBOX_KEPT_LEN.max(2 * outbox.pending().len() + 7000);
+            assert!(
+                outbox.bytes.capacity() <= most,
+                "{} bytes for {}",
+                outbox.bytes.capacity(),
+                outbox.pending().len()
+            );
+        }
+
+        assert_eq!(sent, whole);
+        assert!(moved <= whole, "{moved} bytes were moved to send {whole}");
+        assert!(outbox.bytes.capacity() <= OUTBOX_KEPT_LEN);
+    }
+
+    #[test]
+    fn an_outbox_that_is_never_empty_grows_no_further_than_what_is_pending() {
+        let mut outbox = Outbox::default();
+        for _ in 0..10_000 {
+            outbox.bytes().extend_from_slice(&[7; 1000]);
+            if outbox.pending().len() > 20_000 {
+                outbox.sent(1000);
+            }
+        }
+
+        assert!(outbox.bytes.capacity() <= 4 * 21_000, "{}", outbox.bytes.capacity());
     }
 
     #[test]

@@ -25,7 +25,7 @@ use zeroize::Zeroizing;
 
 use super::dns::Dns;
 use super::outside::{Line, Refusal};
-use crate::config::ldap::{LdapOptions, LdapScope, LdapSearch, LdapTls};
+use crate::config::ldap::{LdapOptions, LdapScope, LdapSearch, LdapTls, LdapWay};
 use trust::Trust;
 
 /// For each address of a directory, as PgBouncer has it.
@@ -85,8 +85,8 @@ impl Shared {
         }
         let (mut ldap, server) = self.connect(options).await?;
         let entry = match &options.way {
-            crate::config::ldap::LdapWay::Search(search) => find(&mut ldap, &server, search, user).await?,
-            way => way.entry_of(user).unwrap_or_default(),
+            LdapWay::Search(search) => find(&mut ldap, &server, search, user).await?,
+            LdapWay::Simple(name) => name.for_user(user).map_err(Refusal)?,
         };
         if entry.trim().is_empty() {
             return Err(Refusal(format!("LDAP user \"{user}\" has an entry without a name, which proves nothing")));

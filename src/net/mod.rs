@@ -1,7 +1,7 @@
 //! The outside world: clock, entropy, threads, sockets.
 //!
 //! - [`world`] the only reader of clock and entropy
-//! - [`workers`] the threads that carry connections, by number
+//! - [`workers`] the threads that carry connections, by number; [`compute`] those that derive keys and sign
 //! - [`buffers`] buffers lent to connections while they have bytes in hand
 //! - [`stream`] one socket, whatever its kind
 //! - [`tls`] TLS on it
@@ -13,6 +13,7 @@
 //! - [`sockopt`] the tcp_* settings
 
 pub mod buffers;
+pub mod compute;
 pub mod descriptors;
 pub mod dial;
 pub mod dns;

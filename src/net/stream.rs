@@ -9,13 +9,13 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::buffers::Inbox;
+use super::buffers::{Inbox, Outbox};
 use super::descriptors;
 use super::tls::TlsStream;
 
@@ -223,6 +223,23 @@ impl Stream {
             Stream::Unix(socket) => Pin::new(socket).poll_write(cx, bytes),
             Stream::Tls(stream) => stream.poll_send(cx, bytes),
             Stream::Closed => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    }
+
+    /// Sends all that is pending. Ready when it has gone.
+    ///
+    /// # Errors
+    /// As [`Stream::poll_send`].
+    pub fn poll_drain(&mut self, cx: &mut Context<'_>, outbox: &mut Outbox) -> Poll<io::Result<()>> {
+        while !outbox.is_empty() {
+            match ready!(self.poll_send(cx, outbox.pending()))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                sent => outbox.sent(sent),
+            }
+        }
+        match self {
+            Stream::Tls(stream) => stream.poll_flush(cx),
+            _ => Poll::Ready(Ok(())),
         }
     }
 

@@ -46,7 +46,7 @@ use trust::{Authorities, ClientTrust, ServerTrust};
 
 pub use blame::Blamed;
 pub use request::{RequestError, request};
-pub use stream::{PeerNames, TlsError, TlsStream};
+pub use stream::{PeerNames, Signing, TlsError, TlsStream};
 
 /// What ALPN calls PostgreSQL's protocol.
 pub const ALPN: &[u8] = b"postgresql";

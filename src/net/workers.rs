@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use tokio::runtime::Handle;
 
+use super::compute::Compute;
+
 thread_local! {
     static CURRENT: Cell<usize> = const { Cell::new(0) };
 }
@@ -24,6 +26,8 @@ pub struct Workers {
 #[derive(Debug)]
 struct Inner {
     handles: Box<[Handle]>,
+    /// The threads beside them, for what would hold them up.
+    compute: Compute,
     /// Clients of each worker.
     clients: Box<[AtomicUsize]>,
     /// Workers that new clients go to: the first so many. `1 <= taking <= handles.len()`.
@@ -35,7 +39,8 @@ impl Workers {
     pub fn new(handles: Vec<Handle>) -> Workers {
         assert!(!handles.is_empty(), "a process without workers carries nothing");
         let clients = handles.iter().map(|_| AtomicUsize::new(0)).collect();
-        Workers { shared: Arc::new(Inner { handles: handles.into(), clients, taking: AtomicUsize::new(1) }) }
+        let (handles, compute) = (handles.into(), Compute::new(compute_threads()));
+        Workers { shared: Arc::new(Inner { handles, compute, clients, taking: AtomicUsize::new(1) }) }
     }
 
     /// How many there are.
@@ -46,6 +51,11 @@ impl Workers {
     /// The runtime of one worker.
     pub fn handle(&self, worker: usize) -> &Handle {
         &self.shared.handles[worker % self.count()]
+    }
+
+    /// The threads for work that keeps a core busy.
+    pub fn compute(&self) -> &Compute {
+        &self.shared.compute
     }
 
     /// How many connections they carry, those not yet logged in included.
@@ -70,6 +80,11 @@ impl Workers {
         self.shared.clients[worker].fetch_add(1, Relaxed);
         Carried { workers: self.clone(), worker }
     }
+}
+
+/// One for every two cores, two at least: a storm of logins leaves the others to the workers.
+fn compute_threads() -> usize {
+    std::thread::available_parallelism().map_or(2, |cores| (cores.get() / 2).max(2))
 }
 
 /// One client, counted at its worker until dropped.

@@ -117,7 +117,12 @@ struct Surroundings {
 
 impl Surroundings {
     fn means(&self) -> Means {
-        Means { dns: self.dns.clone(), keys: self.keys.clone(), tls: self.tls.current() }
+        Means {
+            dns: self.dns.clone(),
+            keys: self.keys.clone(),
+            compute: self.workers.compute().clone(),
+            tls: self.tls.current(),
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use super::check::run_query;
 use crate::auth::{Credential, KeyCache, Prover, ProverStep};
 use crate::config::Host;
 use crate::net::buffers::Inbox;
+use crate::net::compute::{Compute, Origin, Source};
 use crate::net::dial::{DialError, Dialled, dial};
 use crate::net::dns::Dns;
 use crate::net::sockopt::TcpOptions;
@@ -67,6 +68,8 @@ pub struct Means {
     pub dns: Dns,
     /// Derived keys, shared by the process.
     pub keys: KeyCache,
+    /// Where they are derived.
+    pub compute: Compute,
     /// Encryption, as of the moment it was decided to connect.
     pub tls: Arc<InForce>,
 }
@@ -228,7 +231,7 @@ async fn log_in(server: &mut Server, target: &Target, reach: Reach) -> Result<()
     loop {
         let (tag, body) = server.next_message().await.map_err(|error| ConnectError::lost(&error))?;
         match Backend::from_byte(tag) {
-            Some(Backend::Authentication) => answer(server, &mut prover, &body).await?,
+            Some(Backend::Authentication) => answer(server, target, &mut prover, &body).await?,
             Some(Backend::ParameterStatus) => server.note_parameter(&body),
             Some(Backend::BackendKeyData) => {
                 if let Some((pid, secret)) = backend::parse_backend_key_data(&body) {
@@ -269,7 +272,7 @@ fn server_said(body: &[u8]) -> ConnectError {
     }
 }
 
-async fn answer(server: &mut Server, prover: &mut Prover, body: &[u8]) -> Result<(), ConnectError> {
+async fn answer(server: &mut Server, target: &Target, prover: &mut Prover, body: &[u8]) -> Result<(), ConnectError> {
     let mut step = prover.step(body);
     loop {
         match step {
@@ -278,11 +281,11 @@ async fn answer(server: &mut Server, prover: &mut Prover, body: &[u8]) -> Result
                 let message = Zeroizing::new(message);
                 return server.stream.send_all(&message).await.map_err(|error| ConnectError::lost(&error));
             }
-            ProverStep::Derive(derivation) => {
-                let keys = tokio::task::spawn_blocking(move || derivation.run())
-                    .await
-                    .map_err(|_| ConnectError::ours("key derivation was given up"))?;
-                step = prover.derived(&keys);
+            ProverStep::Derive(mut derivation) => {
+                let origin = Origin { source: Source::Server, user: Some(target.user.clone()) };
+                let keys = target.means.compute.run(origin, move || derivation.advance()).await;
+                let given_up = |why| ConnectError::ours(format!("key derivation was given up: {why}"));
+                step = prover.derived(&keys.map_err(given_up)?);
             }
             ProverStep::Nothing | ProverStep::Ok => return Ok(()),
             ProverStep::Fail(error) => {

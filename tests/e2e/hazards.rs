@@ -22,7 +22,11 @@
 //! | | channel binding talked out of, another's channel | `scram_is_bound_to_its_own_channel`, `servers`, `tls` |
 //! | | a server that need not prove itself | `servers` |
 //! | | slow logins, half-open floods, endless handshakes | `floods` |
-//! | | storms of logins, made-up databases | `limits`, `floods` |
+//! | reported | a listed authority's certificates for something else, authorities that may not sign | `certificates` |
+//! | | storms of logins, made-up databases, passwords of the console guessed without limit | `limits`, `floods` |
+//! | reported | SCRAM iterations without a bound, logins that leave their work behind | `derivations`, `servers` |
+//! | | one address or name that keeps all others from logging in | `derivations` |
+//! | reported | user names that name another's entry of a directory, or write a filter | `ldap` |
 //! | | TLS that was meant for another protocol | `encryption`, `tls` |
 //! | reported | an encoding left behind misreads or breaks the next client's parameters | `session_state` |
 //! | | a value in such an encoding, or a very long one, stays with the next client | `session_state`, `hostile` |
@@ -59,6 +63,8 @@ use crate::support::tls::{Authority, Tunnel};
 use crate::support::{self, Login, Message, Postgres, Proxy, Script, Setup, Wire};
 use crate::tls::{STARTTLS, encrypting};
 
+mod certificates;
+mod derivations;
 mod encryption;
 mod floods;
 mod servers;

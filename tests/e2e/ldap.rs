@@ -142,6 +142,36 @@ fn no_name_makes_a_filter_of_its_own_nor_another_entry() {
 }
 
 #[test]
+fn whatever_a_prefix_ends_with_a_name_stays_a_name() {
+    if support::beyond_pgbouncer() {
+        return;
+    }
+    let (slapd, user) = (Slapd::shared(), ann());
+    // The prefix has the beginning of the value, too.
+    let rest = user.strip_prefix("l").unwrap();
+    role(rest, "secret1");
+    let file = hba(
+        "part",
+        &format!("ldapserver=127.0.0.1 ldapport={} ldapprefix=\"uid=l\" ldapsuffix=\",{BASE}\"", slapd.port),
+    );
+    let proxy = setup(&file, "/nonexistent").start();
+    assert_eq!(login(&proxy, &format!("{rest},ou=people"), "secret1"), Err(FAILED.into()));
+    proxy.until_log("LDAP login failed for user uid=ldapann\\2cou\\3dpeople,dc=example,dc=net");
+    let whole =
+        format!("ldapserver=127.0.0.1 ldapport={} ldapprefix=\"uid=l\" ldapsuffix=\",ou=people,{BASE}\"", slapd.port);
+    fs::write(&file, format!("host pgbouncer all all password\nhost all all all ldap {whole}\n")).unwrap();
+    proxy.console().ok("RELOAD");
+    assert_eq!(login(&proxy, rest, "secret1"), Ok(rest.to_owned()));
+
+    // Where it is no part of a DN, it must not become one.
+    let plain = format!("ldapserver=127.0.0.1 ldapport={} ldapsuffix=\",{BASE}\"", slapd.port);
+    fs::write(&file, format!("host pgbouncer all all password\nhost all all all ldap {plain}\n")).unwrap();
+    proxy.console().ok("RELOAD");
+    assert_eq!(login(&proxy, "uid=ldapann,ou=people", "secret1"), Err(FAILED.into()));
+    proxy.until_log("invalid character in user name for LDAP authentication: ldapprefix \"\"");
+}
+
+#[test]
 fn an_entry_must_be_the_only_one_and_one_the_searcher_sees() {
     let slapd = Slapd::shared();
     let hidden = role("ldaphidden", "secret2");

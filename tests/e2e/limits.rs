@@ -132,7 +132,7 @@ fn the_console_counts_as_a_database_and_its_limits_hold_for_all_but_administrato
 }
 
 #[test]
-fn login_rate_limit_holds_back_an_address_but_not_the_console_nor_unix_sockets() {
+fn login_rate_limit_holds_back_an_address_but_not_unix_sockets() {
     if support::beyond_pgbouncer() {
         return;
     }
@@ -150,16 +150,58 @@ fn login_rate_limit_holds_back_an_address_but_not_the_console_nor_unix_sockets()
     assert!(!refusals.is_empty(), "50 logins in {:?}", began.elapsed());
     for refusal in &refusals {
         assert_eq!(refusal[&'C'], "53300");
-        assert_eq!(refusal[&'M'], "too many logins from this address (login_rate_limit)");
+        assert_eq!(refusal[&'M'], TOO_MANY);
     }
     for _ in 0..10 {
-        proxy.console();
+        proxy.own_console();
         proxy.login().unix(&proxy.dir).client();
     }
-    let told = "pooler error: too many logins from this address";
-    proxy.until_log(told);
-    let lines = proxy.log().matches(told).count();
+    let told = format!("pooler error: {TOO_MANY}");
+    proxy.until_log(&told);
+    let lines = proxy.log().matches(&told).count();
     let seconds = usize::try_from(began.elapsed().as_secs()).unwrap();
     assert!((1..=seconds + 1).contains(&lines), "{lines} lines for {} refusals", refusals.len());
     eventually("there is a login again", || proxy.login().attempt().ok());
 }
+
+#[test]
+fn login_rate_limit_counts_logins_to_the_console_with_right_and_wrong_passwords() {
+    if support::beyond_pgbouncer() {
+        return;
+    }
+    let setup = Setup::new().set("login_rate_limit", 1).set("login_rate_burst", 10).set("auth_type", "plain");
+    let proxy = setup.start();
+    let began = Instant::now();
+    let (mut judged, mut refused) = ([0, 0], [0, 0]);
+
+    // By turns, so that neither kind is the first to be held back.
+    for number in 0..60 {
+        let right = number % 2;
+        let password = ["wrong", "admin-secret"][right];
+        let told = match proxy.login().database("pgbouncer").user("admin").password(password).attempt() {
+            Ok(_) => "welcome".to_owned(),
+            Err(refusal) => format!("{} {}", refusal.code(), refusal.message()),
+        };
+        match told.as_str() {
+            "welcome" if right == 1 => judged[right] += 1,
+            "08P01 password authentication failed" if right == 0 => judged[right] += 1,
+            told => {
+                assert_eq!(told, format!("08P01 {TOO_MANY}"), "right: {right}");
+                refused[right] += 1;
+            }
+        }
+    }
+
+    // As many as at once, and one for each second that has passed since.
+    let most = 10 + began.elapsed().as_secs() + 1;
+    assert!(judged.iter().sum::<u64>() <= most, "{judged:?} in {:?}", began.elapsed());
+    assert!(judged.iter().all(|count| *count > 0), "{judged:?}");
+    assert!(most >= 60 || refused.iter().any(|count: &u64| *count > 0), "{refused:?} in {:?}", began.elapsed());
+    // Clients of databases draw from the same.
+    let mut wires: Vec<Wire> = (0..40).map(|_| Wire::tcp(proxy.port)).collect();
+    wires.iter_mut().for_each(|wire| wire.send(proxy.login().startup()));
+    let answers = wires.iter_mut().map(Wire::message);
+    assert!(answers.filter(|answer| answer.tag == b'E').any(|answer| answer.fields()[&'M'] == TOO_MANY));
+}
+
+const TOO_MANY: &str = "too many logins from this address (login_rate_limit)";

@@ -129,6 +129,25 @@ fn jdbc_fetches_rows_in_batches() {
 }
 
 #[test]
+fn rows_are_kept_for_one_portal_at_a_time() {
+    let mut bench = Bench::admin();
+    send(&mut bench, &[parse("", "BEGIN"), bind("", "", &[]), execute("", 0), parse("s", "SHOW STATE")]);
+
+    let first = send(&mut bench, &[bind("a", "s", &[]), execute("a", 1)]);
+    assert_eq!(first, [BOUND, row(&["active", "yes"]), SUSPENDED]);
+    let whole = send(&mut bench, &[bind("b", "s", &[]), execute("b", 0), execute("a", 1)]);
+    assert_eq!(whole[5..], [row(&["paused", "no"]), SUSPENDED], "one that was read to its end displaces none");
+    let second = send(&mut bench, &[bind("c", "s", &[]), execute("c", 2), execute("c", 2)]);
+    assert_eq!(second[3..], [SUSPENDED, row(&["suspended", "no"]), tag("SHOW")]);
+
+    let displaced = send(&mut bench, &[execute("a", 1), sync()]);
+    let message = "the rows of portal \"a\" are not there any more";
+    assert_eq!(displaced, [Answer::Error("55000".into(), message.into()), Answer::Ready('T')]);
+    let again = send(&mut bench, &[close('P', "a"), bind("a", "s", &[]), execute("a", 1), sync()]);
+    assert_eq!(again, [CLOSED, BOUND, row(&["active", "yes"]), SUSPENDED, Answer::Ready('T')]);
+}
+
+#[test]
 fn an_error_skips_to_sync() {
     let mut bench = Bench::admin();
 

@@ -36,7 +36,7 @@ pub(in crate::auth) struct Challenge {
     client_final_without_proof: Vec<u8>,
     /// The salt of the server's secret, 1 to [`SALT_BYTES_MAX`](super::messages::SALT_BYTES_MAX) bytes.
     pub(in crate::auth) salt: Vec<u8>,
-    /// Its rounds, 1 to [`ITERATIONS_MAX`](super::messages::ITERATIONS_MAX).
+    /// Its rounds, at least 1.
     pub(in crate::auth) iterations: u32,
 }
 

@@ -1,6 +1,6 @@
 //! The page on variables, `docs/environment.md`.
 //!
-//! Pure: prose, and rows made from the tables that the reader of the environment goes by.
+//! Pure: text, and rows made from the tables that the reader of the environment uses.
 
 use std::fmt::Write;
 
@@ -26,9 +26,9 @@ pub fn environment() -> String {
     let only_ours: Vec<&str> = NOT_FOR_IMAGES.iter().map(|(setting, _)| *setting).collect();
     let _ = write!(
         page,
-        "\nThe keys of `[databases]`: {}; and `reserve_pool`, an old name.\n\n\
-         Not read by their bare names, because other programs have variables of that name: {}. Read by `PGWEIR_` \
-         only: {}.\n",
+        "\nThe keys of `[databases]`: {}; and `reserve_pool`, an old name of `reserve_pool_size`.\n\n\
+         These settings have no bare variable, because other programs use variables of that name: {}. These are set by \
+         `PGWEIR_` only: {}.\n",
         keys.join(", "),
         quoted(&NOT_BARE),
         quoted(&only_ours),
@@ -36,7 +36,7 @@ pub fn environment() -> String {
     page.push_str(MIDDLE);
     let _ = writeln!(page, "{}, and `PGBOUNCER_DSN_<n>`.", quoted(&TARGETS));
     page.push_str(REST);
-    page.push_str("\n| variable | said |\n|---|---|\n");
+    page.push_str("\n| variable | message |\n|---|---|\n");
     for (variable, why) in IDLE {
         let _ = writeln!(page, "| `{variable}` | has no effect: {why} |");
     }
@@ -52,56 +52,66 @@ pub fn environment() -> String {
 const HEAD: &str = "\
 # The environment
 
-This page is made from the tables in `src/config/env/names.rs` by `UPDATE_GOLDEN=1 cargo test --lib config::reference`;
-edit those, or the prose in `src/config/reference/environment.rs`.
+This page is generated from the tables in `src/config/env/names.rs` and from the text in
+`src/config/reference/environment.rs`. Edit those, then run `UPDATE_GOLDEN=1 cargo test --lib config::reference`.
 
-pgweir reads variables itself; there is no script in front of it. It knows its own, `PGWEIR_<SETTING>`, and those of the
-three images of PgBouncer: `pgbouncer/pgbouncer`, `edoburu/pgbouncer` and `bitnami/pgbouncer`. All are read together:
-whoever mixed two of them up gets what they meant. `pgweir --check` with the same environment prints what it comes to.
+pgweir reads environment variables itself. It needs no script that turns them into a file. It reads its own variables,
+`PGWEIR_<SETTING>`, and those of three PgBouncer images: `pgbouncer/pgbouncer`, `edoburu/pgbouncer` and
+`bitnami/pgbouncer`. It reads the variables of all three images at the same time, so they may be mixed.
+`pgweir --check` with the same environment prints the result.
 
-## The order
+## Precedence
 
-The first that says something about a setting decides:
+Highest first:
 
 1. the command line;
-2. `PGWEIR_<SETTING>`; set to nothing, it says \"nothing\";
-3. the configuration file, if there is one; else
-   1. `PGBOUNCER_<SETTING>`, then the other names of the same setting behind `PGBOUNCER_`,
+2. `PGWEIR_<SETTING>`; an empty variable makes the setting empty;
+3. the configuration file. If there is none:
+   1. `PGBOUNCER_<SETTING>`, then the other `PGBOUNCER_` names of the same setting,
    2. the bare `<SETTING>`,
-   3. defaults for a process without a file, listed below;
-4. the defaults of [settings.md](settings.md).
+   3. the defaults without a file, listed below;
+4. the defaults in [settings.md](settings.md).
 
-Beside a configuration file the images' variables set nothing, as with the images that leave a mounted file alone: the
-file may not say where to listen on purpose. Two things are taken from them all the same: logins, which a user of the
-same name in `auth_file` outranks; and databases, where the file has no entry in `[databases]` at all.
+If there is a configuration file, the images' variables set no settings. The images also leave a mounted file as it is:
+a file may leave out a setting such as `listen_addr` on purpose. Two things are still read from the variables:
 
-Where several variables make a database of one name, `DATABASES_*` outranks the URLs and `DB_*`, and these outrank
-`POSTGRESQL_*` and `PGBOUNCER_DSN_<n>`. Of one image, `DATABASE_URLS` outranks `DATABASE_URL`, and that `DB_*`. Where
-several give a user different passwords it is the same, and `PGBOUNCER_USERLIST` comes first. Whatever loses is named in
-the log.
+- logins; a user of the same name in `auth_file` has precedence;
+- databases, if the file has no entry in `[databases]` at all.
 
-The configuration file is the one the command names; else the one `PGWEIR_CONFFILE` names; else the first `pgweir.toml`
-or `pgbouncer.ini` in the folders of `PGWEIR_CONFIG_DIRS`, separated by colons, which an image sets so that a file
-mounted where it always was is found. Without any of these no folder is searched. If the folders hold no configuration
-but a `userlist.txt`, that is the `auth_file`.
+If several variables define a database of the same name, this is their precedence, highest first:
+
+1. `DATABASES_*`;
+2. `DATABASE_URLS`, then `DATABASE_URL`, then `DB_*`;
+3. `POSTGRESQL_*` and `PGBOUNCER_DSN_<n>`.
+
+If several variables give one user different passwords, the order is the same, but `PGBOUNCER_USERLIST` comes first.
+Ignored values are logged.
+
+pgweir takes its configuration file from the first of these that applies:
+
+1. the command line;
+2. `PGWEIR_CONFFILE`;
+3. the first `pgweir.toml` or `pgbouncer.ini` in the directories of `PGWEIR_CONFIG_DIRS`, which are separated by colons.
+   An image sets this variable to the usual mount points. If it is not set, no directory is searched. If the directories
+   contain only a `userlist.txt`, that is the `auth_file`.
 
 ## The variables
 
-Every variable may have `_FILE` at its end and then names a file with its value, less one line break at the end, such as
-a Docker secret: `DB_PASSWORD_FILE=/run/secrets/db`. These files are read again at RELOAD. Both the variable and its
-`_FILE`, or a file that cannot be read, stop the start. `AUTH_FILE`, `CLIENT_TLS_KEY_FILE` and their kin are settings of
-that name.
+Every variable may end in `_FILE`. It then names a file that contains the value, such as a Docker secret:
+`DB_PASSWORD_FILE=/run/secrets/db`. One line break at the end of the file is removed. RELOAD reads these files again.
+pgweir does not start if both the variable and its `_FILE` are set, or if the file cannot be read. `AUTH_FILE`,
+`CLIENT_TLS_KEY_FILE` and similar names are the settings of that name.
 
-Variables of the images that are empty are as good as unset.
+An empty variable of an image counts as unset.
 
 | variable | meaning | image |
 |---|---|---|
 ";
 
 const VARIABLES: [(&str, &str, &str); 22] = [
-    ("`PGWEIR_<SETTING>`", "the setting, such as `PGWEIR_POOL_MODE`", "ours"),
-    ("`PGWEIR_CONFFILE`", "the configuration file", "ours"),
-    ("`PGWEIR_CONFIG_DIRS`", "folders to look for one in", "ours"),
+    ("`PGWEIR_<SETTING>`", "the setting, such as `PGWEIR_POOL_MODE`", "pgweir"),
+    ("`PGWEIR_CONFFILE`", "the configuration file", "pgweir"),
+    ("`PGWEIR_CONFIG_DIRS`", "directories that are searched for a configuration file", "pgweir"),
     ("`PGBOUNCER_<SETTING>`", "the setting", "pgbouncer, bitnami"),
     ("`<SETTING>`", "the setting, such as `POOL_MODE`", "edoburu"),
     ("`DATABASES_HOST`", "`host` of an entry of `[databases]`", "pgbouncer"),
@@ -132,58 +142,63 @@ const VARIABLES: [(&str, &str, &str); 22] = [
 ];
 
 const MIDDLE: &str = "
-A URL's `sslmode` sets `server_tls_sslmode` where nothing else does, the strictest of several URLs. `host`, `port`,
-`dbname`, `user`, `password`, `client_encoding` and `application_name` may stand among its parameters. `%` starts an
-escape in a URL, as for libpq; the image passes it on as it stands.
+A URL's `sslmode` sets `server_tls_sslmode` if nothing else sets it. With several URLs, the strictest `sslmode` counts.
+A URL's parameters may also include `host`, `port`, `dbname`, `user`, `password`, `client_encoding` and
+`application_name`. `%` starts an escape in a URL, as in libpq. In the image edoburu/pgbouncer it does not.
 
 ## When they are read
 
-An environment is shared, and `VERBOSE` or `LISTEN_PORT` may be somebody else's. So no variable of an image is read
-unless one of them names a server: ";
+Other programs may use the same environment, with a `VERBOSE` or `LISTEN_PORT` of their own. So pgweir reads the images'
+variables only if at least one of these variables names a server: ";
 
 const REST: &str = "
-`USER` alone is never read. What Kubernetes makes for services (`PGBOUNCER_SERVICE_HOST`, `PGBOUNCER_PORT=tcp://…`,
-`DB_PORT_5432_TCP_ADDR`) is never taken for a setting.
+`USER` alone is never read. The variables that Kubernetes makes for services (`PGBOUNCER_SERVICE_HOST`,
+`PGBOUNCER_PORT=tcp://…`, `DB_PORT_5432_TCP_ADDR`) are never read as settings.
 
 ## Who may log in
 
-The user and password that the variables name, and whoever `auth_file` has. The difference between the images is kept:
+The users that the variables name, with their passwords, and the users in `auth_file`. The images differ, and pgweir
+keeps the difference:
 
-- `DATABASES_USER` is the user of every server connection, whoever the client is. Clients log in as that user with
+- `DATABASES_USER` is the user of every server connection, for every client. Clients log in as that user with
   `DATABASES_PASSWORD`.
-- `DB_USER`, `POSTGRESQL_USERNAME` or a URL's user is a login. Server connections are opened as the user who logged in,
-  with a pool for each.
+- `DB_USER`, `POSTGRESQL_USERNAME` or a URL's user is a login. Server connections use the name of the user who logged
+  in, with one pool per user.
 
 ## Defaults without a file
 
-Where the images' variables are read and there is no configuration file:
+These apply if the images' variables are read and there is no configuration file:
 
 | setting | default | why |
 |---|---|---|
-| `listen_addr` | `*` | a container is reached through its network |
-| `listen_port` | 5432 where `DB_HOST` or `DATABASE_URLS` names the servers, else 6432 | the image edoburu/pgbouncer \
-listens on 5432, and its users publish that port. `DATABASE_URL` is not that image's alone: 6432, and the log says so |
-| `unix_socket_dir` | empty | nobody is inside |
-| `auth_type` | `scram-sha-256`; `md5` with an `auth_file`, except for bitnami's variables | the secrets of variables \
-are plain, which SCRAM can check; those of a file may be md5 hashes, which only `md5` can (it asks for SCRAM where the \
-secret is a SCRAM secret) |
+| `listen_addr` | `*` | clients reach a container through its network |
+| `listen_port` | 5432 if `DB_HOST` or `DATABASE_URLS` names the servers, else 6432 | the image edoburu/pgbouncer \
+listens on 5432, and its users publish that port. `DATABASE_URL` is not specific to that image: the port is 6432, and \
+the log says so |
+| `unix_socket_dir` | empty | no client runs inside the container |
+| `auth_type` | `scram-sha-256`; with an `auth_file` `md5`, except for bitnami's variables | the secrets in variables \
+are plain passwords, which SCRAM can check. The secrets in a file may be md5 hashes, which only `md5` can check (for a \
+SCRAM secret, `md5` uses SCRAM) |
 | `admin_users` | `postgres`, or `POSTGRESQL_USERNAME` | as in the images |
-| `ignore_startup_parameters` | `extra_float_digits` | as in the images: drivers for Java send it |
+| `ignore_startup_parameters` | `extra_float_digits` | as in the images: JDBC drivers send it |
 
-One default is not copied: pgbouncer/pgbouncer has `auth_type = any`, with which whoever reaches the port is let in
-without a password. The log says so where `DATABASES_HOST` is set and no `auth_type`; `PGBOUNCER_AUTH_TYPE=any` brings
-it back. bitnami/pgbouncer turns TLS towards servers off; here it stays at `prefer`.
+Two defaults differ from the images:
+
+- pgbouncer/pgbouncer has `auth_type = any`, which lets every client in without a password. pgweir does not. If
+  `DATABASES_HOST` is set without an `auth_type`, the log says so. `PGBOUNCER_AUTH_TYPE=any` restores the image's
+  behaviour.
+- bitnami/pgbouncer disables TLS to servers. pgweir keeps `server_tls_sslmode` at `prefer`.
 
 ## What the log says
 
-At the start, and with `--check`: each setting that is not as by default and who said so, databases and logins too,
-secrets as stars; up to a hundred entries of a section.
+At startup and with `--check`, pgweir logs each setting that does not have its default value, each database and each
+login, with the source of the value. Secrets are shown as `***`. At most a hundred entries of a section are logged.
 
     LOG pool_mode = transaction (environment: POOL_MODE)
     LOG listen_addr = * (default without a file)
     LOG database app = host=10.0.0.7 port=5432 auth_user=ann (environment: DATABASE_URL)
     LOG login ann = *** (environment: DATABASE_URL)
 
-A variable that looks like a setting and has no effect is a warning, with the name that was probably meant; a misspelt
-`PGWEIR_` variable stops the start, as a misspelt setting in a file does. These are known by name:
+A variable that looks like a setting but has no effect causes a warning, which suggests the right name. A misspelt
+`PGWEIR_` variable stops the start, as a misspelt setting in a file does. These variables are known by name:
 ";

@@ -66,6 +66,7 @@ fn blame(error: &Error, words: &Words) -> String {
         Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
             format!("certificate verify failed: {error}: its authority is not in {prefix}_ca_file")
         }
+        Error::InvalidCertificate(CertificateError::Other(why)) => format!("certificate verify failed: {why}"),
         Error::InvalidCertificate(_) => format!("certificate verify failed: {error}"),
         error => error.to_string(),
     }

@@ -1,8 +1,13 @@
 //! What must be known of a certificate beyond what rustls looks at.
 //!
-//! Pure: bytes in, facts out; `x509_parser` reads them. rustls checks chains and signatures of certificates of version
-//! 3 that are no authorities. PostgreSQL's manual has its readers make others (a certificate that is its own authority,
-//! or one of version 1 without any extension), with nothing but a common name in them, and OpenSSL takes those.
+//! Pure: bytes in, facts out; `x509_parser` reads them. rustls (webpki) checks chains and signatures of certificates of
+//! version 3 that are no authorities. PostgreSQL's manual has its readers make others (a certificate that is its own
+//! authority, or one of version 1 without any extension), with nothing but a common name in them, and OpenSSL takes
+//! those.
+//!
+//! - `rights` what a certificate may be used for
+
+mod rights;
 
 use std::net::IpAddr;
 
@@ -14,6 +19,8 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::X509Version;
+
+pub(super) use rights::Purpose;
 
 /// A certificate, read.
 pub(super) struct Certificate<'a> {
@@ -29,13 +36,9 @@ impl<'a> Certificate<'a> {
         }
     }
 
-    /// Is it one that rustls will not look at as the certificate of an end: of version 1, or an authority's?
-    pub(super) fn is_plain_or_authority(&self) -> bool {
-        self.read.version() == X509Version::V1 || self.is_authority()
-    }
-
-    fn is_authority(&self) -> bool {
-        matches!(self.read.basic_constraints(), Ok(Some(constraints)) if constraints.value.ca)
+    /// Is it of version 1, which has no extensions?
+    pub(super) fn is_plain(&self) -> bool {
+        self.read.version() == X509Version::V1
     }
 
     /// Is it valid at this time?
@@ -66,11 +69,14 @@ impl<'a> Certificate<'a> {
         }
     }
 
-    /// Was it signed by this authority itself?
+    /// The name of its subject, for the log.
+    pub(super) fn subject(&self) -> String {
+        self.read.subject().to_string()
+    }
+
+    /// Was it signed by this one itself, whether that may sign or not?
     pub(super) fn is_signed_by(&self, authority: &Certificate<'_>, algorithms: &Algorithms) -> bool {
-        let may_sign = authority.read.version() == X509Version::V1 || authority.is_authority();
-        may_sign
-            && self.read.issuer().as_raw() == authority.read.subject().as_raw()
+        self.read.issuer().as_raw() == authority.read.subject().as_raw()
             && self.read.signature_algorithm == self.read.tbs_certificate.signature
             && algorithms.all.iter().any(|algorithm| {
                 same_algorithm(&self.read.signature_algorithm, algorithm.signature_alg_id())
@@ -135,8 +141,9 @@ impl<'a> Certificate<'a> {
         names
     }
 
-    /// Is it made out to this host? As PgBouncer judges: one of its alternative names, or else its common name.
-    pub(super) fn names_host(&self, host: &str) -> bool {
+    /// Is it made out to this host? As PgBouncer judges: one of its alternative names, or else its common name, where
+    /// its authorities let it have that (`permitted`): of alternative names webpki has asked them.
+    pub(super) fn names_host(&self, host: &str, permitted: impl FnOnce(&str) -> bool) -> bool {
         let address = host.parse::<IpAddr>().ok();
         let alternative = |name: &GeneralName<'_>| match (name, address) {
             (GeneralName::IPAddress(bytes), Some(IpAddr::V4(address))) => *bytes == address.octets().as_slice(),
@@ -149,11 +156,12 @@ impl<'a> Certificate<'a> {
         {
             return true;
         }
-        match self.common_name() {
+        let common = match self.common_name() {
             Some(name) if address.is_some() => name == host,
             Some(name) => matches_name(name, host),
             None => false,
-        }
+        };
+        common && permitted(host)
     }
 }
 

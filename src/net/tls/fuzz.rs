@@ -1,9 +1,12 @@
 //! Pure: entry points for the fuzzer and the property tests: any text in the settings, any bytes in the files, any
 //! bytes from the other side of a connection. Each function panics if a promise of this room is broken.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rustls::client::UnbufferedClientConnection;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::UnbufferedServerConnection;
 use rustls::version::{TLS12, TLS13};
@@ -11,7 +14,7 @@ use rustls::version::{TLS12, TLS13};
 use super::certificate::{self, Certificate};
 use super::offer::{self, Words};
 use super::session::{self, Buffers, Progress, Session, Side};
-use super::trust::Authorities;
+use super::trust::{Authorities, ServerTrust};
 use super::{File, Materials, pair};
 use crate::config::{SslMode, SslNegotiation};
 use crate::net::buffers::Inbox;
@@ -79,13 +82,21 @@ fn certificate(der: &CertificateDer<'_>) {
     let Some(read) = Certificate::read(der) else { return };
     let names = read.common_name().into_iter().map(str::to_owned).chain(read.host_names());
     for name in names {
-        read.names_host(&name);
+        read.names_host(&name, |host| read.permits(host));
     }
     assert!(read.common_name().is_none_or(|name| !name.contains('\0')));
-    assert!(!read.names_host(""));
-    let _ = read.is_valid_at(UnixTime::since_unix_epoch(std::time::Duration::from_secs(1)));
+    assert!(!read.names_host("", |_| true));
+    let _ = read.is_valid_at(UnixTime::since_unix_epoch(Duration::from_secs(1)));
     let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
-    let _ = (read.is_signed_by(&read, &algorithms), Authorities::new(vec![der.clone().into_owned()]));
+    let _ = read.is_signed_by(&read, &algorithms);
+    let (name, now) = (ServerName::IpAddress(IpAddr::from([0, 0, 0, 0]).into()), Duration::from_secs(1_800_000_000));
+    let now = UnixTime::since_unix_epoch(now);
+    for listed in [vec![der.clone().into_owned()], Vec::new()] {
+        let good = !listed.is_empty() && read.is_valid_at(now);
+        let trust = ServerTrust { authorities: Some(Authorities::new(listed)), names: false, algorithms };
+        let believed = trust.verify_server_cert(der, &[], &name, &[], now).is_ok();
+        assert_eq!(believed, good, "it is believed where it is listed itself, and nowhere else");
+    }
 }
 
 /// Any bytes from the other side: the first chooses the side we are, then each piece is a length byte, which counts in

@@ -11,8 +11,8 @@
 //! waits for an answer has asked the question. What a client is told at the end of a handshake, a session ticket
 //! mostly, waits there for what is said next, and both leave with one write. A connection at rest holds no buffer.
 //!
-//! The signature of a handshake is made away from the I/O threads: with an RSA key of 2,048 bits it takes a
-//! millisecond, the time of some forty transactions, and a thousand clients that connect at once must not keep others
+//! The signature of a handshake is made away from the I/O threads ([`Signing`]): with an RSA key of 2,048 bits it takes
+//! a millisecond, the time of some forty transactions, and a thousand clients that connect at once must not keep others
 //! waiting.
 
 use std::cell::RefCell;
@@ -20,7 +20,7 @@ use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
@@ -38,6 +38,7 @@ use super::offer;
 use super::session::{Buffers, Progress, Session, Side, Words};
 use super::{Acceptor, Connector};
 use crate::net::buffers::{Inbox, Outbox};
+use crate::net::compute::{Compute, NotComputed, Origin, Source};
 
 /// The most that may have come of a message of TLS itself without its end. rustls takes such messages of 64 KB; who
 /// cuts one into records of a byte each would have us hold a multiple of that.
@@ -106,6 +107,15 @@ impl PeerNames {
     }
 }
 
+/// Where the signature of a handshake is made, and whose turn that is.
+#[derive(Debug)]
+pub struct Signing<'a> {
+    /// The threads.
+    pub compute: &'a Compute,
+    /// Where the client comes from.
+    pub source: Source,
+}
+
 /// An encrypted connection.
 #[derive(Debug)]
 pub struct TlsStream {
@@ -152,23 +162,22 @@ impl State {
 }
 
 impl Wire {
-    async fn handshake(mut self, words: &Arc<offer::Words>) -> Result<TlsStream, TlsError> {
+    async fn handshake(
+        mut self,
+        words: &Arc<offer::Words>,
+        signing: Option<&Signing<'_>>,
+    ) -> Result<TlsStream, TlsError> {
         let accepts = self.state.session.accepts();
-        let mut signature_due = accepts;
+        let mut signature_due = signing;
         loop {
+            let mut said_more = false;
             let advanced = if accepts && self.state.incoming.is_empty() {
                 Ok(Progress::Handshaking)
-            } else if signature_due {
-                let mut state = self.state;
-                let (state, advanced) = tokio::task::spawn_blocking(move || {
-                    let advanced = state.step(Words::None);
-                    (state, advanced)
-                })
-                .await
-                .map_err(io::Error::other)?;
-                self.state = state;
+            } else if let Some(signing) = signature_due {
+                let advanced;
+                (self, advanced, said_more) = self.step_elsewhere(signing).await?;
                 // A ClientHello that has not come whole leaves the signature due.
-                signature_due = self.state.unsent.is_empty();
+                signature_due = signature_due.filter(|_| self.state.unsent.is_empty());
                 advanced
             } else {
                 self.state.step(Words::None)
@@ -184,10 +193,36 @@ impl Wire {
                 Progress::Ended => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
                 Progress::Handshaking => {}
             }
-            if std::future::poll_fn(|cx| self.poll_read(cx)).await? == 0 {
+            if !said_more && std::future::poll_fn(|cx| self.poll_read(cx)).await? == 0 {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
             }
         }
+    }
+
+    /// Takes in what has come, away from the I/O threads; whether more came meanwhile. Not done for a client that hangs
+    /// up before its turn.
+    async fn step_elsewhere(self, signing: &Signing<'_>) -> io::Result<(Wire, Result<Progress, rustls::Error>, bool)> {
+        let Wire { socket: Some(mut socket), state } = self else { return Err(io::ErrorKind::NotConnected.into()) };
+        let origin = Origin { source: signing.source.clone(), user: None };
+        let mut state = Some(state);
+        let mut stepped = pin!(signing.compute.run(origin, move || {
+            let mut state = state.take()?;
+            let advanced = state.step(Words::None);
+            Some((state, advanced))
+        }));
+        // What is said before its turn comes.
+        let mut early = Inbox::default();
+        let stepped = std::future::poll_fn(|cx| match stepped.as_mut().poll(cx) {
+            Poll::Ready(stepped) => Poll::Ready(stepped.map_err(|why| match why {
+                NotComputed::Failed(error) => error,
+                NotComputed::Gone => io::ErrorKind::UnexpectedEof.into(),
+            })),
+            Poll::Pending => poll_gone(&mut socket, cx, &mut early).map(|()| Err(io::ErrorKind::UnexpectedEof.into())),
+        })
+        .await?;
+        let (mut state, advanced) = stepped;
+        state.incoming.put(early.fresh());
+        Ok((Wire { socket: Some(socket), state }, advanced, !early.is_empty()))
     }
 
     /// Bytes of the socket into `incoming`.
@@ -233,6 +268,22 @@ impl Wire {
     }
 }
 
+/// As [`Stream::poll_gone`](crate::net::stream::Stream::poll_gone).
+fn poll_gone(socket: &mut TcpStream, cx: &mut Context<'_>, inbox: &mut Inbox) -> Poll<()> {
+    while !inbox.is_full() {
+        let mut room = ReadBuf::new(inbox.room());
+        let polled = Pin::new(&mut *socket).poll_read(cx, &mut room);
+        let len = room.filled().len();
+        inbox.filled(len);
+        match polled {
+            Poll::Pending => break,
+            Poll::Ready(Ok(())) if len > 0 => {}
+            Poll::Ready(_) => return Poll::Ready(()),
+        }
+    }
+    Poll::Pending
+}
+
 impl TlsStream {
     /// Answers a TLS handshake; `incoming` is what has already been read of it.
     ///
@@ -240,12 +291,17 @@ impl TlsStream {
     /// See [`TlsError`]; the other side has been told.
     ///
     /// Cancel safe: the connection is dropped.
-    pub async fn accept(socket: TcpStream, acceptor: &Acceptor, incoming: Inbox) -> Result<TlsStream, TlsError> {
+    pub async fn accept(
+        socket: TcpStream,
+        acceptor: &Acceptor,
+        incoming: Inbox,
+        signing: &Signing<'_>,
+    ) -> Result<TlsStream, TlsError> {
         let words = &acceptor.words;
         let session = UnbufferedServerConnection::new(acceptor.config.clone()).map_err(TlsError::of(words))?;
         let mut state = State::new(Session::new(Side::Accepting(session)), incoming);
         state.end_point = acceptor.end_point.clone();
-        Wire { socket: Some(socket), state: Box::new(state) }.handshake(words).await
+        Wire { socket: Some(socket), state: Box::new(state) }.handshake(words, Some(signing)).await
     }
 
     /// Begins a TLS handshake with the server called `host`, a name or an address.
@@ -265,7 +321,8 @@ impl TlsStream {
         let config = connector.config.clone().ok_or_else(too_old).map_err(TlsError::of(words))?;
         let session = UnbufferedClientConnection::new(config, name).map_err(TlsError::of(words))?;
         let state = State::new(Session::new(Side::Connecting(session)), Inbox::default());
-        let mut stream = Wire { socket: Some(socket), state: Box::new(state) }.handshake(words).await?;
+        let wire = Wire { socket: Some(socket), state: Box::new(state) };
+        let mut stream = wire.handshake(words, None).await?;
         stream.wire.state.end_point = stream.peer_certificate().and_then(certificate::end_point).map(Arc::from);
         Ok(stream)
     }

@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::session::{Buffers, Progress, Session, Side, Words};
 use super::*;
 use crate::net::buffers::Inbox;
+use crate::net::compute::{Compute, Source};
 use crate::net::stream::Stream;
 
 fn path(name: &str) -> PathBuf {
@@ -386,7 +387,9 @@ async fn connected_and_watched(settings: &Settings, host: &str) -> (Outcome, Out
     let watched = socket.try_clone().unwrap();
     let (accepted, _) = listener.accept().await.unwrap();
     let (connector, acceptor) = (connector.unwrap(), acceptor.unwrap());
-    let accepting = TlsStream::accept(accepted, &acceptor, Inbox::default());
+    let compute = Compute::new(2);
+    let signing = Signing { compute: &compute, source: Source::Local(None) };
+    let accepting = TlsStream::accept(accepted, &acceptor, Inbox::default(), &signing);
     let connecting = TlsStream::connect(TcpStream::from_std(socket).unwrap(), &connector, host);
     let (client, server) = tokio::join!(connecting, accepting);
     (client, server, watched)
@@ -412,6 +415,69 @@ async fn both_ends_agree_on_what_binds_them() {
                 db.example.org, ";
     assert!(refused.contains(name) && refused.contains("127.0.0.1"), "{refused}");
     assert!(told.is_err());
+}
+
+/// A client's socket, and our answer to its handshake, whose signature has its turn when the test gives it one.
+async fn answering(compute: &Compute) -> (std::net::TcpStream, impl Future<Output = Result<TlsStream, TlsError>>) {
+    let acceptor = in_force(&settings("named")).acceptor.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (accepted, _) = listener.accept().await.unwrap();
+    let signing = Signing { compute, source: Source::Local(None) };
+    let answering = async move { TlsStream::accept(accepted, &acceptor, Inbox::default(), &signing).await };
+    (client, answering)
+}
+
+/// Polls until a job waits for its turn.
+async fn until_due<T>(compute: &Compute, mut answering: std::pin::Pin<&mut impl Future<Output = T>>) {
+    while compute.waiting() == 0 {
+        assert!(poll_once(answering.as_mut()).is_pending());
+        tokio::task::yield_now().await;
+    }
+}
+
+fn poll_once<T>(future: std::pin::Pin<&mut impl Future<Output = T>>) -> std::task::Poll<T> {
+    future.poll(&mut std::task::Context::from_waker(std::task::Waker::noop()))
+}
+
+#[tokio::test]
+async fn nothing_is_signed_for_a_client_that_has_hung_up() {
+    let compute = Compute::new(0);
+    let (mut client, answering) = answering(&compute).await;
+    let mut answering = std::pin::pin!(answering);
+    client.write_all(&first_flight(true)).unwrap();
+    until_due(&compute, answering.as_mut()).await;
+
+    drop(client);
+
+    let told = answering.await.unwrap_err().to_string();
+    assert_eq!(told, "handshake failed: unexpected EOF");
+    assert_eq!((compute.waiting(), compute.turn()), (0, false));
+}
+
+#[tokio::test]
+async fn a_hello_that_goes_on_while_its_turn_is_awaited_is_answered() {
+    let compute = Compute::new(0);
+    let (mut client, answering) = answering(&compute).await;
+    let mut answering = std::pin::pin!(answering);
+    let hello = first_flight(true);
+    client.write_all(&hello[..40]).unwrap();
+    until_due(&compute, answering.as_mut()).await;
+    client.write_all(&hello[40..]).unwrap();
+    // The rest has been read before half of it is looked at.
+    for _ in 0..5 {
+        tokio::task::yield_now().await;
+        assert!(poll_once(answering.as_mut()).is_pending());
+    }
+    client.set_nonblocking(true).unwrap();
+
+    while client.peek(&mut [0]).is_err() {
+        compute.turn();
+        assert!(poll_once(answering.as_mut()).is_pending());
+        tokio::task::yield_now().await;
+    }
+
+    assert!(!compute.turn(), "the signature is made once");
 }
 
 #[tokio::test]

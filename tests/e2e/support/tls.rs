@@ -43,6 +43,8 @@ pub(crate) struct Authority {
 pub(crate) enum Kind<'a> {
     /// Of version 3, with these alternative names: `DNS:localhost,IP:127.0.0.1`.
     Named(&'a str),
+    /// Of version 3, with these extensions, a line each.
+    With(&'a str),
     /// Of version 1, which has a common name and no extensions.
     Plain,
 }
@@ -61,13 +63,21 @@ impl Authority {
     }
 
     fn new(name: &str) -> Authority {
+        Authority::with(name, "basicConstraints=critical,CA:TRUE")
+    }
+
+    /// One with these extensions, a line each, which may forbid it to sign what it signs.
+    pub(crate) fn with(name: &str, extensions: &str) -> Authority {
         let dir = warden().dir().join(format!("certificates-{name}"));
         fs::create_dir(&dir).unwrap();
         let (key, certificate) = (dir.join("ca.key"), dir.join("ca.crt"));
         new_key(&key);
+        let config = dir.join("ca.cnf");
+        let text = format!("[req]\ndistinguished_name=dn\nx509_extensions=own\n[dn]\n[own]\n{extensions}\n");
+        fs::write(&config, text).unwrap();
         openssl(
             &["req", "-new", "-x509", "-days", "30", "-subj", &format!("/CN={name}")],
-            &[("-key", &key), ("-out", &certificate)],
+            &[("-config", &config), ("-key", &key), ("-out", &certificate)],
         );
         readable(&certificate);
         let nothing = Pair { key: PathBuf::new(), certificate: PathBuf::new() };
@@ -89,8 +99,13 @@ impl Authority {
         let mut arguments = vec!["x509", "-req", "-days", "30", "-set_serial", &serial];
         let extensions = at("ext");
         let path = extensions.display().to_string();
-        if let Kind::Named(names) = kind {
-            fs::write(&extensions, format!("subjectAltName={names}\nbasicConstraints=CA:FALSE\n")).unwrap();
+        let lines = match kind {
+            Kind::Named(names) => Some(format!("subjectAltName={names}\nbasicConstraints=CA:FALSE\n")),
+            Kind::With(lines) => Some(lines.to_owned()),
+            Kind::Plain => None,
+        };
+        if let Some(lines) = lines {
+            fs::write(&extensions, lines).unwrap();
             arguments.extend(["-extfile", &path]);
         }
         openssl(
