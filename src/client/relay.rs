@@ -160,6 +160,7 @@ impl<'a> Relay<'a> {
 
     /// A relay between two that have nothing to do yet.
     pub(super) fn resting(client: &'a mut Client, server: &'a mut Server) -> Relay<'a> {
+        server.exchange.number_beyond(client.statements.last_number());
         Relay {
             client,
             server,

@@ -197,6 +197,12 @@ impl Exchange {
         self.owed.last_number()
     }
 
+    /// The next requests have numbers beyond this one.
+    #[inline]
+    pub fn number_beyond(&mut self, last: u64) {
+        self.owed.number_beyond(last);
+    }
+
     /// The requests of which the replies are owed.
     pub fn owed(&self) -> impl Iterator<Item = &Due> {
         self.owed.iter()

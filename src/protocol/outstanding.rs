@@ -195,6 +195,12 @@ impl Outstanding {
         self.pushed
     }
 
+    /// The next requests have numbers beyond this one.
+    #[inline]
+    pub fn number_beyond(&mut self, last: u64) {
+        self.pushed = self.pushed.max(last);
+    }
+
     /// Adds a reply owed after all others.
     #[inline]
     pub fn push(&mut self, mut due: Due) {

@@ -139,6 +139,8 @@ struct Held {
     by_name: HashMap<Box<[u8]>, Named>,
     /// Sum of the lengths of all names and bodies, at most [`CLIENT_STATEMENT_BYTES_MAX`].
     bytes: usize,
+    /// The highest number of a Parse that gave a name.
+    last_number: u64,
 }
 
 /// What a name of a client's means.
@@ -184,8 +186,16 @@ impl ClientStatements {
         self.check(name, &statement)?;
         let held = self.0.get_or_insert_default();
         held.bytes += name.len() + statement.body.len();
+        held.last_number = held.last_number.max(number);
         held.by_name.insert(name.into(), Named { statement, number });
         Ok(())
+    }
+
+    /// The highest number of a Parse that gave a name. Requests on the next server have higher ones, so that the numbers
+    /// tell what came first.
+    #[inline]
+    pub fn last_number(&self) -> u64 {
+        self.0.as_ref().map_or(0, |held| held.last_number)
     }
 
     /// Takes a name away; what it meant, and the number of the Parse that gave it. `None` if it was not there, which is
