@@ -553,7 +553,7 @@ impl Arrival {
     /// query_wait_timeout and client_login_timeout at most. Unlike PgBouncer, a full pool opens none beyond its size
     /// for a login. Where the greeting is only doubtful, the client waits as long as a server is on its way, and is
     /// told what is known where none is: a database that is down and a cap that is reached turn away queries, not
-    /// logins.
+    /// logins. Where PostgreSQL itself refuses the pool's user, the client hears that now.
     async fn greeting(&mut self, pool: &Arc<Pool>) -> Result<ParameterSet, Farewell> {
         let waiter = Waiter::new(self.entered.card().clone(), pool.clone());
         loop {

@@ -160,7 +160,7 @@ impl<'a> Relay<'a> {
 
     /// A relay between two that have nothing to do yet.
     pub(super) fn resting(client: &'a mut Client, server: &'a mut Server) -> Relay<'a> {
-        server.exchange.number_from(client.statements.latest_number());
+        server.exchange.number_from(client.statements.last_number());
         Relay {
             client,
             server,

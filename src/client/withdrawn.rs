@@ -14,7 +14,7 @@ use super::farewell::Farewell;
 use super::relay::Fault;
 use super::session::Client;
 use crate::wire::error::{self, sqlstate};
-use crate::wire::framing::{Header, Partial, Piece};
+use crate::wire::framing::{HEADER_LEN, Header, Partial, Piece};
 use crate::wire::{Frontend, backend};
 
 /// PostgreSQL's words.
@@ -45,7 +45,7 @@ impl Client {
                     return;
                 }
                 Some(Frontend::Sync) if whole => {
-                    backend::ready_for_query(self.outbox.bytes(), b'I');
+                    self.answer_sync(header.len);
                     self.inbox.skip(header.len);
                 }
                 Some(Frontend::Flush | Frontend::CopyData | Frontend::CopyDone | Frontend::CopyFail) if whole => {
@@ -60,6 +60,22 @@ impl Client {
                 _ => return,
             }
         }
+    }
+
+    /// Answers a Sync of this length. One with a body is an error, and a Sync all the same.
+    fn answer_sync(&mut self, len: usize) {
+        let out = self.outbox.bytes();
+        if len > HEADER_LEN {
+            error::error_response(
+                out,
+                error::ERROR,
+                sqlstate::PROTOCOL_VIOLATION,
+                "invalid message format",
+                None,
+                None,
+            );
+        }
+        backend::ready_for_query(out, b'I');
     }
 
     fn say_cancelled(&mut self) {
@@ -101,7 +117,7 @@ impl Client {
             self.inbox.skip(len);
             match self.dropping {
                 Dropping::Batch if message == Some(Frontend::Sync) && ends => {
-                    backend::ready_for_query(self.outbox.bytes(), b'I');
+                    self.answer_sync(len);
                     self.dropping = Dropping::Nothing;
                 }
                 Dropping::Message if ends => self.dropping = Dropping::Nothing,

@@ -246,8 +246,8 @@ settings! {
 
     Pgweir {
         /// How long a server may work on the requests of a client that has left, or whose connection is broken. Then
-        /// the query is cancelled. A client that has only shut down its sending side gets all its answers. 0 ends running
-        /// queries at once and drops requests that have not started, as PgBouncer does.
+        /// the query is cancelled. A client that has only shut down its sending side gets all its answers. 0 ends
+        /// running queries at once and drops requests that have not started, as PgBouncer does.
         abandoned_query_timeout: Seconds = "1", "seconds", Reload;
         /// How long a secret that auth_query found is used for further logins. 0 runs auth_query at each login, as
         /// PgBouncer does, so that a changed password takes effect at once. After a failed login, the next login runs

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Work comes from strangers: whoever may try to log in makes us derive keys. So it is done a turn at a time, a
-//! fraction of a millisecond each where it can be cut (a derivation can, a signature cannot), and [`turns`] says whose
+//! fraction of a millisecond each where it can be cut (a derivation can, a signature cannot), and `turns` says whose
 //! turn is next: no address and no user can keep the others waiting. Work that nobody waits for any more is dropped at
 //! once, or at the end of its turn.
 //!

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use tokio::task::AbortHandle;
 
 use super::abandoned::LeftAt;
-use super::orders::Loan;
+use super::orders::{Errand, Loan};
 use super::waiting::Place;
 use super::{Kept, Pool, lock};
 use crate::net::world;
@@ -56,12 +56,9 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// May a client that needs no server yet stay? One may be had later.
+    /// May a client that needs no server yet stay? One may be had later, unless PostgreSQL has just said otherwise.
     pub fn may_pass(&self) -> bool {
-        match self {
-            Refusal::QueryWaitTimeout | Refusal::ServerLoginFailed(_) | Refusal::LoginRetry(_) => true,
-            Refusal::DedicatedLoginFailed(_) | Refusal::DatabaseGone | Refusal::Killed | Refusal::Shutdown => false,
-        }
+        matches!(self, Refusal::QueryWaitTimeout | Refusal::LoginRetry(_))
     }
 }
 
@@ -316,6 +313,10 @@ impl Lease {
             // With server_lifetime 0 it would close, and its first query would find none. Had it served before, it
             // would have closed then.
             loan.served = false;
+            if kept.server.card().loans() == 1 {
+                // It is as it was opened: with server_check_delay 0 its first use needs no check.
+                self.waiter.pool.lock().server_errand(&mut loan, Errand::Tested);
+            }
             match kept.server.card().cancels.load(std::sync::atomic::Ordering::SeqCst) {
                 0 => self.waiter.pool.shelve(kept, loan, now),
                 _ => self.waiter.pool.hold_back(kept, loan),

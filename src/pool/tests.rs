@@ -597,6 +597,23 @@ async fn what_is_known_is_doubtful_while_no_server_stands_for_it() {
 }
 
 #[tokio::test]
+async fn a_server_that_was_opened_for_a_login_needs_no_check_for_its_first_use() {
+    let postgres = Postgres::start().await;
+    let process = Process::new(&ini(&postgres, "server_check_query = SELECT 1\nserver_check_delay = 0"));
+    let client = process.client("app", "joe");
+
+    client.lease().await.release_untouched(0, world::now());
+    let Ask::Granted(lease) = client.ask() else { panic!("it is ready") };
+    assert!(postgres.queries().is_empty());
+
+    lease.release(world::now());
+    client.lease().await.release_untouched(0, world::now());
+    client.lease().await.release(world::now());
+    assert_eq!(postgres.queries(), ["SELECT 1"; 2], "a login is no use: the check before it counts for no query");
+    assert_eq!(postgres.logins(), 1);
+}
+
+#[tokio::test]
 async fn a_lease_from_before_reconnect_confirms_nothing() {
     let postgres = Postgres::start().await;
     let process = Process::new(&ini(&postgres, ""));

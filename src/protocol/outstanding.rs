@@ -223,9 +223,10 @@ impl Outstanding {
         self.pushed
     }
 
-    /// Requests to come are numbered from above this one.
-    pub fn number_from(&mut self, number: u64) {
-        self.pushed = self.pushed.max(number);
+    /// The next requests have numbers beyond this one.
+    #[inline]
+    pub fn number_beyond(&mut self, last: u64) {
+        self.pushed = self.pushed.max(last);
     }
 
     /// Adds a reply owed after all others.

@@ -140,7 +140,7 @@ struct Held {
     /// Sum of the lengths of all names and bodies, at most [`CLIENT_STATEMENT_BYTES_MAX`].
     bytes: usize,
     /// The highest number of a Parse that gave a name.
-    latest_number: u64,
+    last_number: u64,
 }
 
 /// What a name of a client's means.
@@ -186,16 +186,16 @@ impl ClientStatements {
         self.check(name, &statement)?;
         let held = self.0.get_or_insert_default();
         held.bytes += name.len() + statement.body.len();
+        held.last_number = held.last_number.max(number);
         held.by_name.insert(name.into(), Named { statement, number });
-        held.latest_number = held.latest_number.max(number);
         Ok(())
     }
 
-    /// The highest number of a Parse that gave a name there is. Requests of a server that the client goes on with are
-    /// numbered from above it ([`super::exchange::Exchange::number_from`]).
+    /// The highest number of a Parse that gave a name. Requests on the next server have higher ones, so that the numbers
+    /// tell what came first.
     #[inline]
-    pub fn latest_number(&self) -> u64 {
-        self.0.as_ref().map_or(0, |held| held.latest_number)
+    pub fn last_number(&self) -> u64 {
+        self.0.as_ref().map_or(0, |held| held.last_number)
     }
 
     /// Takes a name away; what it meant, and the number of the Parse that gave it. `None` if it was not there, which is
@@ -219,7 +219,6 @@ impl ClientStatements {
         let Some(held) = self.0.as_mut() else { return };
         if let Some(named) = held.by_name.get_mut(name) {
             named.number = number;
-            held.latest_number = held.latest_number.max(number);
         }
     }
 

@@ -398,3 +398,23 @@ fn a_long_batch_is_answered_though_the_server_answers_at_its_sync_only() {
         stage.proxy.until_pool("sv_active", 0);
     }
 }
+
+#[test]
+fn deallocate_all_on_another_server_forgets_what_the_first_one_had() {
+    for command in ["DEALLOCATE ALL", "DISCARD ALL"] {
+        for extended in [false, true] {
+            let stage = Stage::new(Setup::new());
+            let mut client = stage.proxy.client();
+            for _ in 0..20 {
+                client.ok("SELECT 1");
+            }
+            client.run(Script::new().parse("mine", "SELECT 1").sync());
+            stage.proxy.console().ok("RECONNECT");
+
+            client.run(if extended { Script::new().run(command, &[]).sync() } else { Script::new().query(command) });
+
+            let reply = client.run(Script::new().parse("mine", "SELECT 2").run_prepared("mine", &[]).sync());
+            assert_eq!((reply.shape().as_str(), reply.value().as_str()), ("12DCZ", "2"), "{command}");
+        }
+    }
+}

@@ -270,6 +270,19 @@ fn while_postgresql_is_down_queries_are_refused_not_logins() {
 }
 
 #[test]
+fn why_postgresql_refuses_the_pool_is_told_at_the_login() {
+    if support::beyond_pgbouncer() {
+        return;
+    }
+    let (proxy, _) = warm(Setup::new().set("server_idle_timeout", 1), &["app"]);
+    proxy.until_serverless();
+
+    Postgres::shared().admin().ok(&format!("ALTER ROLE {} NOLOGIN", proxy.role));
+
+    assert_eq!(proxy.login().refusal(), format!("role \"{}\" is not permitted to log in", proxy.role));
+}
+
+#[test]
 fn while_postgresql_is_silent_a_login_waits_for_one_attempt_to_connect() {
     let gate = Gate::open();
     let setup = Setup::new().through(gate.port).set("server_idle_timeout", 1).set("server_connect_timeout", 1);
