@@ -178,8 +178,8 @@ fn check_words(root: &Path, path: &Path, findings: &mut Vec<String>) -> usize {
     1
 }
 
-/// The words of [`DIALECT`] in this text, each with its line and what to write instead. A phrase may continue on the next
-/// line.
+/// The words of [`DIALECT`] in this text, each with its line and what to write instead. A phrase may continue on the
+/// next line.
 fn dialect(text: &str) -> Vec<(usize, &'static str, &'static str)> {
     let text = without_code(&text.to_lowercase());
     let lines: Vec<&str> = text.lines().collect();

@@ -7,8 +7,8 @@
 //! ourselves |
 //! | Close, named | nothing; we answer in its place, the server keeps it for others | the same |
 //!
-//! (Behind a request that may be a COPY the server answers itself, to a Close of nothing, or to the Parse of a statement
-//! that was closed before.)
+//! (Behind a request that may be a COPY the server answers itself, to a Close of nothing, or to the Parse of a
+//! statement that was closed before.)
 //!
 //! All of it leaves in one send with what follows. The unnamed statement, portals and everything else go through
 //! unchanged, as does all of it in session mode. What was booked for a message that the server then drops, because one

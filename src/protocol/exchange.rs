@@ -212,8 +212,8 @@ impl Exchange {
         self.cleared
     }
 
-    /// A client goes on with this server. Its names were given by requests with numbers up to this one, on other servers
-    /// too: those to come are numbered from above it.
+    /// A client goes on with this server. Its names were given by requests with numbers up to this one, on other
+    /// servers too: those to come are numbered from above it.
     pub fn number_from(&mut self, number: u64) {
         self.owed.number_beyond(number);
         self.cleared = 0;

@@ -191,8 +191,8 @@ impl ClientStatements {
         Ok(())
     }
 
-    /// The highest number of a Parse that gave a name. Requests on the next server have higher ones, so that the numbers
-    /// tell what came first.
+    /// The highest number of a Parse that gave a name. Requests on the next server have higher ones, so that the
+    /// numbers tell what came first.
     #[inline]
     pub fn last_number(&self) -> u64 {
         self.0.as_ref().map_or(0, |held| held.last_number)

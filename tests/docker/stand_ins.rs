@@ -1,7 +1,7 @@
 //! Images to begin with, where no registry gives them.
 //!
-//! A Debian is made by debootstrap, once; it stays in `target/tmp`. From it, under the names that `docker/Dockerfile` and
-//! `docker/compose.yml` use: `rust`, with the toolchain and the packages that built this very test, and `postgres`,
+//! A Debian is made by debootstrap, once; it stays in `target/tmp`. From it, under the names that `docker/Dockerfile`
+//! and `docker/compose.yml` use: `rust`, with the toolchain and the packages that built this very test, and `postgres`,
 //! with a script that obeys the three variables in use. An image of such a name that is there already is used and left
 //! alone; a stand-in has the label and goes with everything else.
 

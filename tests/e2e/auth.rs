@@ -342,8 +342,8 @@ fn cost<T>(deed: impl FnOnce() -> T) -> (T, Duration) {
 
 #[test]
 fn a_storm_of_scram_logins_derives_one_key_and_delays_nobody() {
-    // So many iterations that one derivation takes more than half a second in whatever way this was compiled, or as many
-    // as there may be.
+    // So many iterations that one derivation takes more than half a second in whatever way this was compiled, or as
+    // many as there may be.
     let (_, cost_of_some) = cost(|| derive(b"calibration", 20_000));
     let iterations = (20_000.0 * 0.7 / cost_of_some.as_secs_f64()).clamp(20_000.0, 1_000_000.0) as u32;
     let setup = Setup::new();

@@ -1,5 +1,5 @@
-//! Clients that leave in the middle: what they had sent is carried out, and their servers are neither lost nor run beside
-//! their successors.
+//! Clients that leave in the middle: what they had sent is carried out, and their servers are neither lost nor run
+//! beside their successors.
 
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};

@@ -33,7 +33,9 @@
 //! | | a client changes what others are told at their login | `greeting` |
 //! | reported | after a failover, logins hear of the old server for ever | `greeting` |
 //! | | bytes slipped into an encrypted session, new keys without end | `encryption` |
-//! | | a COPY that fails before it has read the Sync behind it: strangers are answered | `answers`, `protocol::exchange` |
+//! | | a COPY that fails before it has read the Sync behind it: strangers are answered | `answers`,
+//! `protocol::exchange`
+//! |
 //! | | a Query inside a batch without Sync keeps a server, or its answer is lost | `answers` |
 //! | | messages that end a server's session, or that it answers unasked (Flush with a body) | `answers` |
 //! | | SQL that drops or replaces the pooler's prepared statements | `answers` |

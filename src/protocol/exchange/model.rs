@@ -1,4 +1,5 @@
-//! A model of PostgreSQL's message loop, as its manual and its source state it: what an [`super::Exchange`] has to expect.
+//! A model of PostgreSQL's message loop, as its manual and its source state it: what an [`super::Exchange`] has to
+//! expect.
 //!
 //! Pure: a queue in, a queue out. Where PostgreSQL may act in one way or another, the model does what is picked for it:
 //! whether a request fails, what becomes of the transaction, and above all when a COPY FROM STDIN fails. By then it has
@@ -72,8 +73,8 @@ enum By {
     Client,
     /// pgweir, on its own account: the client must not see the reply.
     Proxy,
-    /// Nobody: the client's message stays with pgweir, which answers it. The model "reads" it where the client put it, to
-    /// tell what PostgreSQL would have done.
+    /// Nobody: the client's message stays with pgweir, which answers it. The model "reads" it where the client put it,
+    /// to tell what PostgreSQL would have done.
     Faked,
 }
 
@@ -167,8 +168,8 @@ struct Server {
     /// What the client's names mean, as PostgreSQL would have it.
     names: BTreeMap<Name, u64>,
     answered: u64,
-    /// Syncs of the client's that were read inside a COPY that failed, the last that were read. As nobody can tell, it is
-    /// right to give the client the answer to a Sync of ours that follows.
+    /// Syncs of the client's that were read inside a COPY that failed, the last that were read. As nobody can tell, it
+    /// is right to give the client the answer to a Sync of ours that follows.
     unanswered: usize,
     /// A COPY that ended well has ignored the Sync of the client's that would have ended the batch.
     has_eaten_sync: bool,
@@ -452,8 +453,8 @@ impl Server {
         self.is_dead = true;
     }
 
-    /// In a COPY it reads what has arrived up to some message, and goes on, or fails. All there is to do is done in one:
-    /// nobody sees what it does in there but by its answers.
+    /// In a COPY it reads what has arrived up to some message, and goes on, or fails. All there is to do is done in
+    /// one: nobody sees what it does in there but by its answers.
     fn act_in_copy(&mut self, copy: Copy, pick: Pick<'_>) {
         let ends = |message: &Message| !is_ignored_in_copy(message.sent);
         let ignored = self.arrived.iter().position(ends).unwrap_or(self.arrived.len());

@@ -7,18 +7,18 @@
 //! possible account is kept, a [`Reading`] each: the place in the queue of replies owed where the server is if it has
 //! read so many of the Syncs. Each message that comes moves those forward that expect it and strikes out the others.
 //! One that is left is the truth, and the exchange goes on as usual. Where silence leaves two, a question of our own
-//! behind what the client has sent ([`Exchange::probe`]) tells. Until then the server is not at rest, so that it changes
-//! hands for nobody.
+//! behind what the client has sent ([`Exchange::probe`]) tells. Until then the server is not at rest, so that it
+//! changes hands for nobody.
 //!
 //! ```text
 //!   owed after the error       [Sync] [Sync] [CopyDone] [Sync] [Parse] …
 //!   readings: it has read       none    1        2
 //! ```
 //!
-//! Two accounts may fit all that the server says although the client would get different things, or though a COPY begins
-//! that only one of them knows of. That is an error ([`Violation::Undecidable`]), and takes a client that has sent, before
-//! it knew of the COPY or of its failure, a Flush or Sync with a body, or requests behind several Syncs of which the
-//! answers are alike. No driver does.
+//! Two accounts may fit all that the server says although the client would get different things, or though a COPY
+//! begins that only one of them knows of. That is an error ([`Violation::Undecidable`]), and takes a client that has
+//! sent, before it knew of the COPY or of its failure, a Flush or Sync with a body, or requests behind several Syncs of
+//! which the answers are alike. No driver does.
 
 use std::ops::Range;
 
@@ -38,8 +38,8 @@ pub(super) struct Reading {
     pub(super) begun: bool,
     /// It drops what it reads, up to a Sync that is not sent yet.
     pub(super) discarding: bool,
-    /// How many Syncs of the client's it has read inside the COPY, the last that it has read. Where some of ours follow,
-    /// the client gets their ReadyForQuery: as if its own had been read later.
+    /// How many Syncs of the client's it has read inside the COPY, the last that it has read. Where some of ours
+    /// follow, the client gets their ReadyForQuery: as if its own had been read later.
     pub(super) unanswered: usize,
     /// Places whose requests it has dropped because of an error before them, in order.
     pub(super) dropped: Vec<Range<usize>>,
@@ -48,8 +48,8 @@ pub(super) struct Reading {
 /// A question of our own, to tell what the server has read. No COPY may read it but for the Sync, which a COPY ignores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probe {
-    /// A Sync. Its ReadyForQuery is none that another account expects. (A COPY that ignores the client's own Sync and is
-    /// ended before ours is a batch that ours ends.)
+    /// A Sync. Its ReadyForQuery is none that another account expects. (A COPY that ignores the client's own Sync and
+    /// is ended before ours is a batch that ours ends.)
     Sync,
     /// A Close of a statement that does not exist, which is no error in any transaction, and a Sync.
     CloseAndSync,

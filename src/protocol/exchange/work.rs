@@ -50,8 +50,11 @@ impl Burst {
 
 use Backend::{CommandComplete as C, CopyInResponse as G, ErrorResponse as E, NoticeResponse as N, ReadyForQuery as Z};
 
-/// The bursts, each of `n` messages or some times as many.
-const BURSTS: [(&str, fn(&mut Burst, usize)); 9] = [
+/// Sends a burst of `n` messages or some times as many.
+type Send = fn(&mut Burst, usize);
+
+/// The bursts, by name.
+const BURSTS: [(&str, Send); 9] = [
     ("COPY and CopyDone", |burst, n| {
         for _ in 0..n {
             burst.client(|exchange| exchange.ask(Kind::Query));

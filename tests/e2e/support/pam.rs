@@ -33,8 +33,8 @@ pub(crate) struct Services {
 pub(crate) const LISTED: &str = "auth required MATRIX passdb=DIR/users\naccount required MATRIX passdb=DIR/users\n";
 
 impl Services {
-    /// Services by name; in their text, `MATRIX` and `CHATTY` stand for the modules pam_matrix and pam_chatty, `DIR` for
-    /// a folder of the test's.
+    /// Services by name; in their text, `MATRIX` and `CHATTY` stand for the modules pam_matrix and pam_chatty, `DIR`
+    /// for a folder of the test's.
     /// `users` are lines of `name:password:service`: the right password, and the only service to let the user in.
     /// The console's user is added for `pgbouncer`.
     pub(crate) fn new(services: &[(&str, &str)], users: &str) -> Services {

@@ -1,4 +1,5 @@
-//! auth_hba_file: none panics, and a search ends with a record that is there or with the wish to know the client's names, once.
+//! auth_hba_file: none panics, and a search ends with a record that is there or with the wish to know the client's
+//! names, once.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,5 @@
-//! Texts that may change prepared statements: none panics, and one in parts is found where the whole is, however long its
-//! parts are. The first two bytes say where it is parted.
+//! Texts that may change prepared statements: none panics, and one in parts is found where the whole is, however long
+//! its parts are. The first two bytes say where it is parted.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,6 +1,6 @@
 //! One client, pgweir's side of the conversation, and the model of the server, one event after the other.
 //!
-//! Pure: it does what `client::relay` and `client::prepared` do with an [`Exchange`], without their bytes.
+//! It does what `client::relay` and `client::prepared` do with an [`Exchange`], without their bytes.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::{Hash, Hasher};
@@ -52,8 +52,8 @@ pub(super) enum End {
 }
 
 /// A client that sends nothing behind a Query or a Sync before the ReadyForQuery, as libpq does outside of its pipeline
-/// mode, but for what a COPY wants: CopyData, CopyDone or CopyFail, and a Sync if it began the COPY with an Execute (one
-/// has gone before it knew). It does so, too, where it has an error already; or it does not.
+/// mode, but for what a COPY wants: CopyData, CopyDone or CopyFail, and a Sync if it began the COPY with an Execute
+/// (one has gone before it knew). It does so, too, where it has an error already; or it does not.
 #[derive(Clone, Copy, Debug, Default, Hash)]
 pub(super) struct Waiting {
     waits: bool,
@@ -214,26 +214,26 @@ impl Conversation {
                 if sql != Sql::Plain {
                     self.changes_statements();
                 }
-                self.to_server(plain(Sent::Query(sql)));
+                self.send_to_server(plain(Sent::Query(sql)));
             }
             Ask::FunctionCall => {
                 self.exchange.ask(Kind::FunctionCall);
-                self.to_server(plain(Sent::FunctionCall));
+                self.send_to_server(plain(Sent::FunctionCall));
             }
             Ask::Sync | Ask::SyncWithBody => {
                 self.exchange.sync();
-                self.to_server(plain(if ask == Ask::Sync { Sent::Sync } else { Sent::SyncWithBody }));
+                self.send_to_server(plain(if ask == Ask::Sync { Sent::Sync } else { Sent::SyncWithBody }));
             }
             Ask::CopyDone | Ask::CopyFail => {
                 self.exchange.end_copy();
-                self.to_server(plain(if ask == Ask::CopyDone { Sent::CopyDone } else { Sent::CopyFail }));
+                self.send_to_server(plain(if ask == Ask::CopyDone { Sent::CopyDone } else { Sent::CopyFail }));
             }
             Ask::FlushWithBody => {
                 self.exchange.flush_with_body();
-                self.to_server(plain(Sent::FlushWithBody));
+                self.send_to_server(plain(Sent::FlushWithBody));
             }
-            Ask::CopyData => self.to_server(plain(Sent::CopyData)),
-            Ask::Flush => self.to_server(plain(Sent::Flush)),
+            Ask::CopyData => self.send_to_server(plain(Sent::CopyData)),
+            Ask::Flush => self.send_to_server(plain(Sent::Flush)),
             Ask::ParseUnnamed => return self.through(Kind::Parse, plain(Sent::Parse(None))),
             Ask::BindUnnamed => return self.through(Kind::Bind, plain(Sent::Bind(None))),
             Ask::ParseChanges => {
@@ -273,14 +273,14 @@ impl Conversation {
         self.probe();
     }
 
-    fn to_server(&mut self, message: Message) {
+    fn send_to_server(&mut self, message: Message) {
         self.server.arrived.push_back(message);
         self.server.settle();
     }
 
     fn through(&mut self, kind: Kind, message: Message) {
         self.exchange.ask_extended(Due::forward(kind));
-        self.to_server(message);
+        self.send_to_server(message);
     }
 
     /// Books a request with something to take back, and sends it.
@@ -293,7 +293,7 @@ impl Conversation {
         self.exchange.ask_extended(Due::new(kind, action, Some(undo)));
         let number = self.exchange.last_number();
         self.fates.insert(number, None);
-        self.to_server(Message { sent, by, number: Some(number), renames, is_raw: false });
+        self.send_to_server(Message { sent, by, number: Some(number), renames, is_raw: false });
         number
     }
 
@@ -334,14 +334,16 @@ impl Conversation {
         if removed.is_some() {
             self.fates.insert(number, None);
         }
-        self.to_server(Message { sent: Sent::Close(None), by, number: Some(number), renames, is_raw: false });
+        self.send_to_server(Message { sent: Sent::Close(None), by, number: Some(number), renames, is_raw: false });
         self.write_fakes();
     }
 
     /// Is a Close of this name under way?
     fn may_fail_to_close(&self, name: Name) -> bool {
-        let is_of_it = |due: &Due| matches!(due.undo.as_deref(), Some(Undo::ClientClosed { name: closed, .. }) if **closed == [name]);
-        self.exchange.owed().any(is_of_it)
+        self.exchange.owed().any(|due| match due.undo.as_deref() {
+            Some(Undo::ClientClosed { name: closed, .. }) => **closed == [name],
+            _ => false,
+        })
     }
 
     fn ensure(&mut self, name: Name) -> u64 {
@@ -390,9 +392,9 @@ impl Conversation {
         let Some(probe) = self.exchange.probe() else { return };
         let ours = |sent| Message { sent, by: By::Proxy, number: None, renames: None, is_raw: false };
         if probe == Probe::CloseAndSync {
-            self.to_server(ours(Sent::Close(None)));
+            self.send_to_server(ours(Sent::Close(None)));
         }
-        self.to_server(ours(Sent::Sync));
+        self.send_to_server(ours(Sent::Sync));
     }
 
     fn write_fakes(&mut self) {
@@ -707,7 +709,7 @@ impl Conversation {
                 copy_ended = false;
             } else if !std::mem::replace(&mut copy_ended, true) {
                 self.exchange.end_copy();
-                self.to_server(Message::of_client(Sent::CopyFail));
+                self.send_to_server(Message::of_client(Sent::CopyFail));
             }
             if self.exchange.unsynced() {
                 // ROLLBACK: it is none of those that copy.
@@ -715,11 +717,11 @@ impl Conversation {
                 self.through(Kind::Bind, Message::of_client(Sent::Bind(None)));
                 self.through(Kind::Execute, Message::of_client(Sent::Execute(Sql::Changes)));
                 self.exchange.sync();
-                self.to_server(Message::of_client(Sent::Sync));
+                self.send_to_server(Message::of_client(Sent::Sync));
             }
             if self.exchange.is_undecided() && !std::mem::replace(&mut synced, true) {
                 self.exchange.sync();
-                self.to_server(Message::of_client(Sent::Sync));
+                self.send_to_server(Message::of_client(Sent::Sync));
             }
             self.probe();
             for _ in 0..ahead {

@@ -157,8 +157,13 @@ fn a_client_that_waits_for_its_answers_never_loses_its_server() {
     assert!(seen.states > 10_000 && seen.undecidable + seen.killed == 0, "{seen:?}");
 }
 
+fn config() -> ProptestConfig {
+    let cases = 512 * 8u32.pow(more() as u32);
+    ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases) }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(512 * 8u32.pow(more() as u32)) })]
+    #![proptest_config(config())]
 
     #[test]
     fn long_conversations_keep_all_promises(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
